@@ -1,0 +1,55 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both first make .venv in this folder.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+U2AD := $(BIN)/u2ad
+READY := $(VENV)/.ready
+
+# The bundled phantom, or your own: make demo INPUT=neck.nii.gz CORD=neck_seg.nii.gz DISCS=neck_discs.nii.gz
+SAMPLE := Resources/Sample
+INPUT ?= $(SAMPLE)/sample_T2w.nii.gz
+CORD ?= $(if $(filter $(SAMPLE)/%,$(INPUT)),$(SAMPLE)/sample_T2w_label-SC_seg.nii.gz)
+DISCS ?= $(if $(filter $(SAMPLE)/%,$(INPUT)),$(SAMPLE)/sample_T2w_label-discs_dlabel.nii.gz)
+OUT ?= demo-result
+
+.PHONY: demo test bench lint sample model clean help
+
+help:
+	@echo "make demo    analyse the bundled sample (or INPUT=… CORD=… DISCS=…)"
+	@echo "make test    lint and run the tests"
+	@echo "make bench   measure speed, as ratios within one run"
+	@echo "make sample  simulate the bundled sample again (the same bytes)"
+	@echo "make model   train the bundled model again (needs the real images; about an hour on two cores)"
+
+# torch first and alone: a range would take a CUDA build of several gigabytes here.
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet -e '.[test]'
+	@touch $@
+
+demo: $(READY)
+	$(U2AD) analyse $(INPUT) $(if $(CORD),--cord $(CORD)) $(if $(DISCS),--discs $(DISCS)) --out $(OUT) --overwrite
+
+test: $(READY) lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check U2ADLib Testing
+	$(BIN)/ruff format --check U2ADLib Testing
+
+bench: $(READY)
+	$(BIN)/python Testing/bench.py
+
+sample: $(READY)
+	$(BIN)/python -m U2ADLib.simulation.sample $(SAMPLE)
+
+# Trained on two people and phantoms; the epoch is chosen on a third person. The paths are relative to this folder.
+DATA ?= ../shared/data
+MODEL ?= runs/edgemae-first
+model: $(READY)
+	$(U2AD) pretrain $(DATA)/errsm --people sub-errsm11 sub-errsm21 \
+	  --validation $(DATA)/sct_testing_data/t2.nii.gz --phantoms 300 --out $(MODEL)
+
+clean:
+	rm -rf $(VENV) demo-result build *.egg-info

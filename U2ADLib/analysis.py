@@ -1,0 +1,248 @@
+"""The one way the method runs: `analyse(volume, …) -> Analysis`.
+
+The panel, Slicer's console and the command line all come down to this function.
+"""
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+
+from . import __version__
+from .anomaly import erode, filtered_map
+from .config import MonteCarloConfig
+from .curve import VolumeCurve, patient_score, peak, volume_curve
+from .errors import InputError, UsageError
+from .lesions import find_lesions, lesion_table
+from .package import Model, Thresholds, load_model
+from .progress import Progress, no_progress
+from .roi.labels import Discs, read_cord, read_discs
+from .roi.region import Region, analysed_slices, region_from_labels
+from .sagittal import SagittalStack, standardise
+from .volume import Volume, volume_hash
+
+MAPS = ("anomaly", "error", "uncertainty", "reconstruction", "cord", "segments")
+
+
+@dataclass(frozen=True)
+class SegmentResult:
+    """One segment's score: the maximum of the AnoCurve in it (Eq. 1), and where that lies."""
+
+    number: int  # 3 = C2-3 … 8 = C7-T1
+    name: str
+    score: float
+    flagged: bool | None  # None where the model has no threshold for the chosen slices
+    start_mm: float  # along the centreline, from the cord's upper end
+    stop_mm: float
+    peak_mm: float
+    peak_slice: int  # in the stack
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything about one volume. Maps of the S' analysed slices are (S', 256, 256) in the stack's pixels."""
+
+    volume: Volume
+    stack: SagittalStack
+    region: Region
+    slices: tuple[int, ...]  # analysed slices, numbered in the stack (0 = most right)
+    reconstruction: "Reconstruction"  # noqa: F821  (needs torch, imported only to compute)
+    anomaly: np.ndarray  # filtered map of the score in use
+    curve: VolumeCurve
+    segments: tuple[SegmentResult, ...]
+    missing: tuple[str, ...]  # segments that are not covered or cannot be named
+    patient_score: float
+    patient_flagged: bool | None
+    thresholds: Thresholds | None
+    lesions: list[dict]  # columns: lesions.COLUMNS
+    notes: tuple[str, ...]  # what the user should know
+    provenance: dict  # JSON-able: model, configuration, seed, versions, device, input hash, seconds
+
+    @property
+    def flagged(self) -> tuple[str, ...]:
+        """Names of the flagged segments, from head to feet."""
+        return tuple(segment.name for segment in self.segments if segment.flagged)
+
+    def on_input(self, name: str) -> np.ndarray:
+        """A map (one of `MAPS`) on the input's own grid, (I, J, K); zero where nothing was analysed.
+
+        Maps are float32; `reconstruction` is in the input's intensities, `anomaly` and `error` in the 0–1 of the
+        standard slices, `uncertainty` in their square. `cord` and `segments` are uint8.
+        """
+        if name == "cord":
+            return self.stack.grid.to_input(self.region.cord.astype(np.uint8), order=0)
+        if name == "segments":
+            return self.stack.grid.to_input(self.region.segment_labels(), order=0)
+        rebuilt = self.reconstruction
+        planes = {
+            "anomaly": self.anomaly,
+            "error": rebuilt.aleatoric,
+            "uncertainty": rebuilt.epistemic,
+            "reconstruction": self.stack.to_intensity(rebuilt.mean),
+        }[name]
+        whole = np.zeros(self.region.cord.shape, np.float32)
+        whole[list(self.slices)] = np.where(self.region.cord[list(self.slices)], planes, 0)
+        return self.stack.grid.to_input(whole, order=1)
+
+
+def analyse(
+    volume: Volume,
+    *,
+    cord: Volume | None = None,
+    discs: Volume | Discs | None = None,
+    cord_convention: str = "auto",
+    disc_convention: str = "auto",
+    shift_levels: int = 0,
+    model: Model | str = "default",
+    device: str = "auto",
+    slices: str | int = "all",
+    k: int | None = None,
+    scheme: str | None = None,
+    seed: int = 0,
+    progress: Progress = no_progress,
+    say: Callable[[str], None] = lambda message: None,
+) -> Analysis:
+    """Find what does not look like a cord.
+
+    :param volume: sagittal T2-weighted MR of the neck; any orientation, one or more sagittal slices.
+    :param cord: mask of the spinal cord, on any grid in the same space.
+    :param discs: labels of the discs C2/3 … C7/T1. Without them everything but the segments works.
+    :param cord_convention, disc_convention: how the labels are to be read; "auto" detects it, and a note says how.
+    :param shift_levels: added to every disc's number, where the labels are a level off.
+    :param slices: "all" slices with enough cord, the "middle" one (as the paper), or a number of slices.
+    :param k, scheme: Monte Carlo settings other than the model's.
+    :param seed: of the Monte Carlo masks; the same seed gives the same result.
+    :param progress: called as `(stage, done, total)`; may raise `errors.Cancelled`.
+    :param say: told what happens on the way that the user should know at once, such as memory running out.
+    :raises InputError: the image or the labels cannot be used. :raises ModelError: the model cannot.
+    """
+    started = time.perf_counter()
+    if cord is None:
+        raise InputError(
+            "No cord mask was given: pass the mask of the spinal cord (--cord), for instance SCT's *_seg.nii.gz."
+        )
+    slices = slice_rule(slices)
+    progress("Preparing", 0, 3)
+    mask = read_cord(volume, cord, cord_convention)
+    if isinstance(discs, Volume):
+        discs = read_discs(discs, disc_convention, shift_levels, cord=volume.with_array(mask.array))
+    elif shift_levels and discs is None:
+        raise UsageError("Levels can only be shifted where disc labels are given (--discs).")
+    progress("Preparing", 1, 3)
+
+    from .device import choose_device, describe
+    from .montecarlo import monte_carlo
+
+    target = choose_device(device)
+    if not isinstance(model, Model):
+        model = load_model(model)
+    stack = standardise(volume, mask.array, discs.points if discs else None, model.preprocessing)
+    region = region_from_labels(stack, mask.array, discs)
+    chosen = analysed_slices(region.cord, slices)
+    progress("Preparing", 3, 3)
+
+    index = list(chosen)
+    images, cords = stack.images[index], region.cord[index]
+    wanted = {name: value for name, value in (("k", k), ("scheme", scheme)) if value is not None}
+    monte_carlo_config: MonteCarloConfig = replace(model.monte_carlo, **wanted)
+    rebuilt = monte_carlo(
+        model.network, images, cords, monte_carlo_config, seed, device=target, progress=progress, say=say
+    )
+    progress("Scoring", 0, 1)
+    anomaly = filtered_map(rebuilt.aleatoric, cords, model.score)
+    scored = erode(cords, model.score.erosion_px)
+    curve = volume_curve(anomaly, scored, region.centreline, chosen, model.score.position)
+    thresholds = model.thresholds_for(slices)
+    segments, unseen = _segment_results(curve, region, thresholds)
+    score = patient_score(curve)
+    lesions = []
+    if thresholds:
+        found = find_lesions(anomaly, curve, region, thresholds.segment, thresholds.patient)
+        signal = stack.to_intensity(stack.images)
+        lesions = lesion_table(found, curve, region, signal, stack.grid.slice_spacing_mm)
+    notes = (*mask.notes, *region.notes, *_cut_off_notes(stack))
+    if thresholds is None:
+        notes += (f"The model has no thresholds for --slices {slices}: scores are given, nothing is flagged.",)
+    progress("Scoring", 1, 1)
+    return Analysis(
+        volume=volume,
+        stack=stack,
+        region=region,
+        slices=chosen,
+        reconstruction=rebuilt,
+        anomaly=anomaly,
+        curve=curve,
+        segments=segments,
+        missing=tuple(sorted({*region.missing, *unseen})),
+        patient_score=score,
+        patient_flagged=None if thresholds is None else score > thresholds.patient,
+        thresholds=thresholds,
+        lesions=lesions,
+        notes=notes,
+        provenance={
+            "input": {"name": volume.name, "sha256": volume_hash(volume)},
+            "model": {"name": model.name, "sha256": model.sha256},
+            "configuration": {
+                "slices": str(slices),
+                "analysed_slices": list(chosen),
+                "cord_convention": mask.convention,
+                "disc_convention": region.disc_convention,
+                "shift_levels": shift_levels,
+                "preprocessing": asdict(model.preprocessing),
+                "monte_carlo": asdict(monte_carlo_config),
+                "score": asdict(model.score),
+            },
+            "seed": seed,
+            "device": describe(target) if rebuilt.device == str(target) else rebuilt.device,
+            "versions": _versions(),
+            "seconds": round(time.perf_counter() - started, 2),
+        },
+    )
+
+
+def slice_rule(slices: str | int) -> str | int:
+    """"all", "middle" or a positive number, also as text. :raises UsageError: anything else."""
+    if isinstance(slices, str) and slices.isdecimal():
+        slices = int(slices)
+    if slices in ("all", "middle") or (isinstance(slices, int) and slices > 0):
+        return slices
+    raise UsageError(f"The slices to analyse are 'all', 'middle' or a positive number, not {slices!r}.")
+
+
+def _segment_results(curve, region, thresholds):
+    """Results of the segments that show cord in an analysed slice, and the names of the others."""
+    results, unseen = [], []
+    for segment in region.segments:
+        at = peak(curve, segment.start_mm, segment.stop_mm)
+        if at is None:
+            unseen.append(segment.name)
+            continue
+        score = float(curve.maximum[at])
+        results.append(
+            SegmentResult(
+                number=segment.number,
+                name=segment.name,
+                score=score,
+                flagged=None if thresholds is None else score > thresholds.segment,
+                start_mm=segment.start_mm,
+                stop_mm=segment.stop_mm,
+                peak_mm=float(curve.s_mm[at]),
+                peak_slice=int(curve.slice_of_maximum[at]),
+            )
+        )
+    return tuple(results), unseen
+
+
+def _cut_off_notes(stack):
+    if not stack.cord_outside_mm:
+        return ()
+    return (f"{stack.cord_outside_mm:.0f} mm of the cord lie outside the 256 mm window and were not analysed.",)
+
+
+def _versions():
+    from importlib.metadata import version
+
+    packages = ("torch", "numpy", "SimpleITK", "scikit-image", "safetensors")
+    return {"U2AD": __version__, "Python": platform.python_version(), **{name: version(name) for name in packages}}

@@ -1,0 +1,103 @@
+"""Configuration: frozen dataclasses with the paper's values as defaults.
+
+A run's whole configuration is stored in its result (`as_dict`) and can be rebuilt from it (`from_dict`).
+"""
+
+from dataclasses import asdict, dataclass, fields
+
+from .errors import ModelError, UsageError
+
+# Segments by the number of the disc they surround (Spinal Cord Toolbox numbering: 3 = disc C2/C3).
+SEGMENT_NAMES = {3: "C2-3", 4: "C3-4", 5: "C4-5", 6: "C5-6", 7: "C6-7", 8: "C7-T1"}
+
+
+def as_dict(config) -> dict:
+    """A dataclass as JSON-able values."""
+    return asdict(config)
+
+
+def from_dict(kind, values: dict):
+    """Rebuild a configuration of class `kind`; unknown names are an error, missing ones take their defaults."""
+    known = {field.name for field in fields(kind)}
+    unknown = set(values) - known
+    if unknown:
+        raise ModelError(
+            f"Unknown {kind.__name__} settings {sorted(unknown)}: the file was written by a newer version of U2AD."
+        )
+    return kind(**values)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From the input to standard slices (paper 4.3 "Image Pre-processing")."""
+
+    spacing_mm: float = 1.0
+    size: int = 256  # pixels; the window is size × spacing_mm wide
+    low_percentile: float = 0.2  # clipped to 0
+    high_percentile: float = 99.8  # clipped to 1
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The masked autoencoder (paper 3.2 and 4.3)."""
+
+    image_size: int = 256
+    patch: int = 8
+    width: int = 128
+    depth: int = 24
+    heads: int = 16
+    decoder_width: int = 64
+    decoder_depth: int = 8
+    decoder_heads: int = 8
+    mlp_ratio: float = 4.0
+    outside: str = "zero"  # what a patch shows outside the cord: "zero" (x ⊙ M, Algorithm 1) or "keep"
+    context: int = 0  # rings of always visible patches around the patches that touch the cord
+
+    def __post_init__(self):
+        if self.outside not in ("zero", "keep"):
+            raise UsageError(f"outside must be 'zero' or 'keep', not {self.outside!r}.")
+        if self.image_size % self.patch:
+            raise UsageError(f"An image of {self.image_size} px cannot be cut into patches of {self.patch} px.")
+        if self.width % self.heads or self.decoder_width % self.decoder_heads:
+            raise UsageError("The number of attention heads must divide the width.")
+        if self.width % 4 or self.decoder_width % 4:
+            raise UsageError("The widths must be multiples of 4 (2D sine-cosine position embedding).")
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of the image."""
+        return self.image_size // self.patch
+
+
+@dataclass(frozen=True)
+class MonteCarloConfig:
+    """Repeated masked reconstruction (paper, Algorithm 1)."""
+
+    k: int = 10  # every patch is reconstructed at least k times
+    mask_ratio: float = 0.75
+    scheme: str = "balanced"  # "balanced": each pass shows a fresh part of a permutation; "random": the paper's
+
+    def __post_init__(self):
+        if self.k < 2:
+            raise UsageError("k must be at least 2: the epistemic uncertainty is a variance over k reconstructions.")
+        if not 0 < self.mask_ratio < 1:
+            raise UsageError("The mask ratio must lie between 0 and 1.")
+        if self.scheme not in ("balanced", "random"):
+            raise UsageError(f"The mask scheme must be 'balanced' or 'random', not {self.scheme!r}.")
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """From the reconstruction to curve and scores (paper 3.5)."""
+
+    erosion_px: int = 0  # pixels taken off the cord's border before anything is scored
+    bottom: str = "percentile"  # reading of "the bottom 20 %": of the ROI's "percentile" or "of_max"
+    bottom_fraction: float = 0.2
+    components: int = 3  # components kept per slice
+    position: str = "arc"  # AnoCurve along the centreline ("arc", mm) or per image row ("rows", the paper's)
+
+    def __post_init__(self):
+        if self.bottom not in ("percentile", "of_max"):
+            raise UsageError(f"bottom must be 'percentile' or 'of_max', not {self.bottom!r}.")
+        if self.position not in ("arc", "rows"):
+            raise UsageError(f"position must be 'arc' or 'rows', not {self.position!r}.")

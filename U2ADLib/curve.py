@@ -1,0 +1,92 @@
+"""The AnoCurve along the cord and the scores taken from it (paper 3.5.2)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .roi.centreline import PROFILE_STEP_MM, Centreline
+from .roi.segments import Segment
+
+CURVE_STEP_MM = 0.5
+NARROWEST_MM = 2.0  # where a slice shows less cord than this across, its curve has no value
+
+
+def anocurve(
+    anomaly: np.ndarray, mask: np.ndarray, centreline: Centreline, position: str = "arc"
+) -> tuple[np.ndarray, np.ndarray]:
+    """AnoCurve of one slice: `s` (N,) in mm along the centreline and the mean anomaly value (N,) there.
+
+    anomaly, mask: (H, W), the anomaly map and the cord over whose width the mean is taken. position="arc":
+    every 0.5 mm of arc length, the mean over the cord's width perpendicular to the centreline, from bilinear
+    samples. position="rows": the mean over the cord in each image row that the centreline crosses, the
+    paper's AnoCurve(j) = 1/W Σ_i AnoMap(i, j). NaN where the cord is less than 2 mm wide.
+    """
+    anomaly = np.where(mask, anomaly, 0)
+    if position == "rows":
+        row = centreline.points[:, 0]
+        rows = np.arange(int(np.ceil(row[0])), int(row[-1]) + 1)
+        s = np.interp(rows, row, centreline.s)
+        total, width = anomaly[rows].sum(axis=1, dtype=float), mask[rows].sum(axis=1, dtype=float)
+    else:
+        s = np.arange(0, centreline.length + 1e-9, CURVE_STEP_MM)
+        total = centreline.profile(anomaly, s).sum(axis=1) * PROFILE_STEP_MM
+        width = centreline.profile(mask, s).sum(axis=1) * PROFILE_STEP_MM
+    seen = width >= NARROWEST_MM - 1e-6
+    return s, np.where(seen, total / np.where(seen, width, 1), np.nan)
+
+
+@dataclass(frozen=True)
+class VolumeCurve:
+    """The AnoCurves of the analysed slices on common positions.
+
+    s_mm: (N,) along the centreline. slices: (S,) numbers of the slices in the stack. values: (S, N), NaN
+    where a slice shows no cord. maximum: (N,) over the slices; slice_of_maximum: (N,) the stack's slice that
+    has it, −1 where no slice has a value.
+    """
+
+    s_mm: np.ndarray
+    slices: tuple[int, ...]
+    values: np.ndarray
+    maximum: np.ndarray
+    slice_of_maximum: np.ndarray
+
+
+def volume_curve(
+    anomaly: np.ndarray,
+    mask: np.ndarray,
+    centreline: Centreline,
+    slices: tuple[int, ...],
+    position: str = "arc",
+) -> VolumeCurve:
+    """AnoCurves of the analysed slices. anomaly, mask: (len(slices), H, W), see `anocurve`."""
+    curves = [anocurve(a, m, centreline, position) for a, m in zip(anomaly, mask, strict=True)]
+    values = np.array([value for _, value in curves])
+    ranked = np.where(np.isnan(values), -np.inf, values)
+    best, seen = ranked.argmax(axis=0), np.isfinite(values).any(axis=0)
+    return VolumeCurve(
+        s_mm=curves[0][0],
+        slices=tuple(slices),
+        values=values,
+        maximum=np.where(seen, ranked.max(axis=0), np.nan),
+        slice_of_maximum=np.where(seen, np.asarray(slices)[best], -1),
+    )
+
+
+def peak(curve: VolumeCurve, start_mm: float = -np.inf, stop_mm: float = np.inf) -> int | None:
+    """Index of the highest value of `curve.maximum` in start ≤ s < stop; None if the curve has no value there."""
+    inside = (curve.s_mm >= start_mm) & (curve.s_mm < stop_mm) & np.isfinite(curve.maximum)
+    return int(np.where(inside, curve.maximum, -np.inf).argmax()) if inside.any() else None
+
+
+def segment_scores(curve: VolumeCurve, segments: tuple[Segment, ...]) -> dict[str, float]:
+    """AnoScore^S(S_i) = max of the AnoCurve over the segment (Eq. 1), by name.
+
+    A segment in which no analysed slice shows cord is left out.
+    """
+    at = {segment.name: peak(curve, segment.start_mm, segment.stop_mm) for segment in segments}
+    return {name: float(curve.maximum[k]) for name, k in at.items() if k is not None}
+
+
+def patient_score(curve: VolumeCurve) -> float:
+    """AnoScore^P(x) = max of the AnoCurve over the whole cord (Eq. 2) and all analysed slices."""
+    return float(np.nanmax(curve.maximum))

@@ -1,0 +1,148 @@
+"""The images in a folder, each with the masks that belong to it: BIDS datasets as they are, and flat folders.
+
+Found by names alone; nothing is opened but the first bytes of files that could be DICOM. A link that leads nowhere
+(git-annex content that was not fetched) counts as a file, so that reading it can say what to do.
+"""
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import InputError
+
+EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+
+# What a mask's name adds to its image's; the first that is found is taken, so corrected ones come before automatic ones.
+CORD_SUFFIXES = ("_label-SC_seg", "_seg-manual", "_sc_seg", "_seg", "_cord")
+DISC_SUFFIXES = ("_label-discs_dlabel", "_labels-disc-manual", "_discs")
+
+# Words that only files made from an image have in their names.
+_DERIVED = re.compile(
+    r"(^|[-_.])(seg|segmentation|d?labels?|labeled|lesions?|masks?|levels|centerline|landmarks|softseg)([-_.]|$)", re.I
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image. `cord` and `discs` are None where no file of a known name lies with it."""
+
+    id: str  # unique in the folder; the name of the case's results
+    person: str  # "sub-…" in a BIDS dataset, else the id
+    session: str | None  # "ses-…"
+    image: Path  # a file, or a folder with a DICOM series
+    cord: Path | None = None
+    discs: Path | None = None
+    pathology: str | None = None  # from participants.tsv
+
+
+def find_cases(folder: Path) -> list[Case]:
+    """All T2-weighted images of a folder, sorted by id.
+
+    BIDS, where the folder has `sub-*` folders: `sub-*/[ses-*/]anat/*_T2w.nii[.gz]`, masks beside the image or anywhere
+    below `derivatives/labels`. Otherwise flat: every NIfTI, NRRD and MetaImage file, every sub-folder with a DICOM series,
+    or the folder itself where it holds one; masks are named as the image (or the DICOM folder) with a suffix.
+
+    :raises InputError: there is no such folder, or nothing in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}.")
+    subjects = [path for path in folder.glob("sub-*") if path.is_dir()]
+    cases = list(_bids_cases(folder, subjects) if subjects else _flat_cases(folder))
+    if not cases:
+        wanted = "sub-*/anat/*_T2w.nii.gz" if subjects else f"{', '.join(EXTENSIONS)} files or DICOM series"
+        raise InputError(f"No image was found in {folder}: expected are {wanted}.")
+    return sorted(cases, key=lambda case: case.id)
+
+
+def stem(path: Path) -> str:
+    """A file's name without its image extension, a folder's name as it is."""
+    extension = next((e for e in EXTENSIONS if path.name.lower().endswith(e)), "")
+    return path.name[: len(path.name) - len(extension)]
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is a DICOM file, by its magic bytes."""
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _bids_cases(folder: Path, subjects: list[Path]) -> Iterator[Case]:
+    pathologies = _pathologies(folder / "participants.tsv")
+    central = _labels(folder.glob("derivatives/labels/**/*"))
+    for subject in subjects:
+        for anat in (*subject.glob("anat"), *subject.glob("ses-*/anat")):
+            beside = _labels(anat.iterdir())
+            for path in anat.iterdir():
+                name = stem(path)
+                if _is_image_file(path) and name.endswith("_T2w"):
+                    yield Case(
+                        id=name,
+                        person=subject.name,
+                        session=None if anat.parent == subject else anat.parent.name,
+                        image=path,
+                        cord=_mask(name, CORD_SUFFIXES, beside, central),
+                        discs=_mask(name, DISC_SUFFIXES, beside, central),
+                        pathology=pathologies.get(subject.name),
+                    )
+
+
+def _flat_cases(folder: Path) -> Iterator[Case]:
+    labels = _labels(folder.iterdir())
+    images = [path for path in folder.iterdir() if _is_image_file(path) and not _is_derived(stem(path))]
+    if _holds_dicom(folder):
+        images.append(folder)
+    series = (path for path in folder.iterdir() if path.is_dir() and path.name not in ("sourcedata", "derivatives"))
+    images += [path for path in series if _holds_dicom(path)]
+    count = Counter(stem(path).casefold() for path in images)
+    for path in images:
+        name = stem(path.absolute())
+        case = name if count[stem(path).casefold()] == 1 else path.name  # a.nii.gz beside a.nrrd
+        yield Case(
+            case, case, None, path, _mask(name, CORD_SUFFIXES, labels), _mask(name, DISC_SUFFIXES, labels)
+        )
+
+
+def _is_image_file(path: Path) -> bool:
+    if path.name.startswith(".") or not path.name.lower().endswith(EXTENSIONS):
+        return False
+    return path.is_file() or path.is_symlink()
+
+
+def _is_derived(name: str) -> bool:
+    return name.endswith(CORD_SUFFIXES + DISC_SUFFIXES) or _DERIVED.search(name) is not None
+
+
+def _holds_dicom(folder: Path) -> bool:
+    candidates = sorted(path for path in folder.iterdir() if path.is_file() and not _is_image_file(path))
+    return any(is_dicom(path) for path in candidates)
+
+
+def _labels(paths) -> dict[str, Path]:
+    """Image files by stem; of several with one name the first in order of path."""
+    return {stem(path): path for path in sorted(paths, reverse=True) if _is_image_file(path)}
+
+
+def _mask(name: str, suffixes: tuple[str, ...], *places: dict[str, Path]) -> Path | None:
+    """The first mask of an image, places before suffixes."""
+    found = (place[name + suffix] for place in places for suffix in suffixes if name + suffix in place)
+    return next(found, None)
+
+
+def _pathologies(path: Path) -> dict[str, str]:
+    """Column `pathology` of participants.tsv, by participant; empty where there is none."""
+    if not path.is_file():
+        return {}
+    with open(path, newline="", encoding="utf-8-sig", errors="replace") as stream:
+        rows = list(csv.DictReader(stream, delimiter="\t"))
+    return {
+        row["participant_id"]: row["pathology"]
+        for row in rows
+        if row.get("participant_id") and row.get("pathology") not in (None, "", "n/a")
+    }

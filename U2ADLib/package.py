@@ -1,0 +1,272 @@
+"""Model packages: a folder with `model.json` and `weights.safetensors`, and nothing that could run code.
+
+`model.json` (the card) holds the architecture, preprocessing and scoring, what the model was trained on and how, the
+thresholds and how they were set, figures on data that did not train it, the licence, and the SHA-256 of the weights.
+Bundled packages come with U2AD; a user's own lie in a folder of theirs (`U2AD_MODELS`, or the platform's place for
+application data). Nothing is ever unpickled or downloaded.
+"""
+
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .config import Architecture, MonteCarloConfig, Preprocessing, ScoreConfig, from_dict
+from .errors import InstallationError, ModelError
+from .files import file_sha256, write_json
+from .resources import resource
+
+FORMAT = 1
+CARD, WEIGHTS = "model.json", "weights.safetensors"
+DEFAULT_MODEL = "default"
+BUNDLED_DEFAULT = "edgemae-first"
+MAX_PACKAGE_BYTES = 1 << 30  # an archive that unpacks to more is refused
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Scores above these are flagged. They hold only for the choice of slices they were set with."""
+
+    segment: float
+    patient: float
+    slices: str  # the slice rule: "all", "middle" or a number
+    origin: str  # how and on what they were set, in words
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A package in the list. `problem` says why it cannot be used."""
+
+    name: str
+    folder: Path
+    bundled: bool
+    card: dict
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded package."""
+
+    name: str
+    network: "EdgeMAE"  # noqa: F821  (torch is imported only when a model is loaded)
+    card: dict
+    preprocessing: Preprocessing
+    monte_carlo: MonteCarloConfig
+    score: ScoreConfig
+    thresholds: tuple[Thresholds, ...]
+    sha256: str
+
+    def thresholds_for(self, slices: str) -> Thresholds | None:
+        """The thresholds that hold for a slice rule, if any were set."""
+        return next((t for t in self.thresholds if t.slices == str(slices)), None)
+
+
+def user_models_folder() -> Path:
+    """Where a user's own packages are kept."""
+    if chosen := os.environ.get("U2AD_MODELS"):
+        return Path(chosen)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share"))
+    return base / "U2AD" / "models"
+
+
+def list_models() -> list[ModelEntry]:
+    """Bundled packages, then the user's, by name. Damaged ones are listed with their problem."""
+    entries = []
+    for folder, bundled in ((resource("Models"), True), (user_models_folder(), False)):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+            if (path / CARD).is_file():
+                try:
+                    entries.append(ModelEntry(path.name, path, bundled, read_card(path)))
+                except ModelError as error:
+                    entries.append(ModelEntry(path.name, path, bundled, {}, str(error)))
+    return entries
+
+
+def find_model(name_or_folder: str | Path = DEFAULT_MODEL) -> Path:
+    """Folder of a package given by its name or its path. :raises ModelError: there is none."""
+    if str(name_or_folder) == DEFAULT_MODEL:
+        name_or_folder = BUNDLED_DEFAULT
+    folder = Path(name_or_folder)
+    if (folder / CARD).is_file():
+        return folder
+    entries = list_models()
+    for entry in entries:
+        if entry.name == str(name_or_folder):
+            return entry.folder
+    names = ", ".join(entry.name for entry in entries) or "none"
+    raise ModelError(f"There is no model {str(name_or_folder)!r}. Installed: {names}. See `u2ad models list`.")
+
+
+def read_card(folder: Path) -> dict:
+    """The card, checked for its form but not against the weights. :raises ModelError: it cannot be used."""
+    path = folder / CARD
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{folder} is not a model package: it holds no {CARD}.") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"The card {path.name} of model {folder.name!r} cannot be read: {error}.") from None
+    if not isinstance(card, dict) or not isinstance(card.get("weights"), dict) or "architecture" not in card:
+        raise ModelError(f"The card of model {folder.name!r} lacks its architecture or weights entry.")
+    if card.get("format") != FORMAT:
+        raise ModelError(
+            f"Model {folder.name!r} has format {card.get('format')!r}, this version reads {FORMAT}: update U2AD."
+        )
+    return card
+
+
+def verify_model(folder: Path) -> dict:
+    """The card of a package whose weights match their checksum. :raises ModelError: they do not."""
+    card = read_card(folder)
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise ModelError(f"Model {folder.name!r} has no {WEIGHTS}: install it again.")
+    if file_sha256(weights) != card["weights"].get("sha256"):
+        raise ModelError(f"The weights of model {folder.name!r} do not match their checksum: install it again.")
+    return card
+
+
+def load_model(name_or_folder: str | Path = DEFAULT_MODEL) -> Model:
+    """Load a package; weights are stored as float16 or float32 and always computed in float32.
+
+    :raises ModelError: unknown, damaged, or made for another architecture.
+    :raises InstallationError: torch or safetensors is not installed.
+    """
+    folder = find_model(name_or_folder)
+    card = verify_model(folder)
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        from .mae import EdgeMAE
+    except ImportError as error:
+        raise InstallationError(
+            f"The package {error.name} is not installed: run `pip install torch safetensors`."
+        ) from error
+    try:
+        network = EdgeMAE(from_dict(Architecture, card["architecture"]))
+        tensors = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
+        network.load_state_dict(tensors)
+    except (SafetensorError, RuntimeError) as error:
+        raise ModelError(f"The weights of model {folder.name!r} do not fit its card: {error}") from None
+    return Model(
+        name=card.get("name", folder.name),
+        network=network.eval(),
+        card=card,
+        preprocessing=from_dict(Preprocessing, card.get("preprocessing", {})),
+        monte_carlo=from_dict(MonteCarloConfig, card.get("monte_carlo", {})),
+        score=from_dict(ScoreConfig, card.get("score", {})),
+        thresholds=tuple(from_dict(Thresholds, t) for t in card.get("thresholds", [])),
+        sha256=card["weights"]["sha256"],
+    )
+
+
+def save_model(folder: Path, network, card: dict, dtype: str = "float16") -> None:
+    """Write a package; the folder appears whole or not at all. An existing package there is replaced.
+
+    :param card: what `model.json` shall say besides format, architecture and the checksum of the weights.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        kind = getattr(torch, dtype)
+        state = {k: v.detach().cpu().to(kind).contiguous() for k, v in network.state_dict().items()}
+        save_file(state, temporary / WEIGHTS)
+        weights = {"file": WEIGHTS, "dtype": dtype, "sha256": file_sha256(temporary / WEIGHTS)}
+        record = {"format": FORMAT, "name": folder.name, **card}
+        record |= {"architecture": asdict(network.architecture), "weights": weights}
+        write_json(temporary / CARD, record)
+        _publish(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def update_card(folder: Path, **entries) -> None:
+    """Replace top-level entries of a card, for instance thresholds that were set after training."""
+    write_json(Path(folder) / CARD, read_card(Path(folder)) | entries)
+
+
+def install_model(source: Path, name: str | None = None) -> ModelEntry:
+    """Copy a package (folder or .zip) to the user's models after checking it.
+
+    :raises ModelError: not a valid package, or the name is taken.
+    """
+    source = Path(source)
+    target_folder = user_models_folder()
+    target_folder.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".install-", dir=target_folder))
+    try:
+        if source.is_dir():
+            for part in (CARD, WEIGHTS):
+                if not (source / part).is_file():
+                    raise ModelError(f"{source} is not a model package: it holds no {part}.")
+                shutil.copyfile(source / part, temporary / part)
+        else:
+            _unpack(source, temporary)
+        card = verify_model(temporary)
+        name = name or card.get("name") or source.stem
+        if not _NAME.fullmatch(name) or name == DEFAULT_MODEL:
+            raise ModelError(f"{name!r} cannot be the name of a model: use letters, digits, '.', '_' and '-'.")
+        if any(entry.name == name for entry in list_models()):
+            raise ModelError(f"There is a model {name!r} already: remove it first, or give another name.")
+        write_json(temporary / CARD, card | {"name": name})
+        os.replace(temporary, target_folder / name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return ModelEntry(name, target_folder / name, False, read_card(target_folder / name))
+
+
+def remove_model(name: str) -> Path:
+    """Delete one of the user's packages; returns where it was. :raises ModelError: bundled or unknown."""
+    for entry in list_models():
+        if entry.name == name:
+            if entry.bundled:
+                raise ModelError(f"Model {name!r} is part of U2AD and cannot be removed.")
+            shutil.rmtree(entry.folder)
+            return entry.folder
+    raise ModelError(f"There is no model {name!r} to remove. See `u2ad models list`.")
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Take the two files of a package out of a zip, whatever folder they are in; nothing else is written."""
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            for part in (CARD, WEIGHTS):
+                found = [m for m in packed.infolist() if m.filename.rsplit("/", 1)[-1] == part]
+                if len(found) != 1:
+                    raise ModelError(f"{archive.name} is not a model package: it must hold one {part}.")
+                if found[0].file_size > MAX_PACKAGE_BYTES:
+                    raise ModelError(f"{part} in {archive.name} is larger than a model can be.")
+                with packed.open(found[0]) as source, open(folder / part, "wb") as target:
+                    shutil.copyfileobj(source, target)
+    except FileNotFoundError:
+        raise ModelError(f"There is no file {archive}.") from None
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ModelError(f"{archive.name} is neither a model folder nor a readable zip file: {error}.") from None
+
+
+def _publish(temporary: Path, folder: Path) -> None:
+    """Move the two files of a finished package into place, weights last, keeping what else the folder holds."""
+    os.chmod(temporary, 0o755)
+    if not folder.exists():
+        os.replace(temporary, folder)
+        return
+    (folder / CARD).unlink(missing_ok=True)  # without a card the folder is no package while it is half replaced
+    os.replace(temporary / WEIGHTS, folder / WEIGHTS)
+    os.replace(temporary / CARD, folder / CARD)

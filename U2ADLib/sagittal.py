@@ -1,0 +1,250 @@
+"""Sagittal standardisation: any volume → sagittal slices at 1 mm, 256 × 256, 0–1, and the exact way back.
+
+A stack is indexed [slice, row, column]: slices run from the patient's right to left, rows from head to feet, columns
+from anterior to posterior. The input's own slices are kept; nothing is ever interpolated across them. In the plane, an
+image that has 1 mm pixels is only shifted by whole voxels; a finer one is averaged over the area of a pixel; a coarser
+one is interpolated linearly.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from .config import Preprocessing
+from .errors import InputError
+from .volume import Reorientation, Volume, reorient
+
+STACK_CODES = "LIP"  # where slice, row and column point to
+COARSEST_MM = 2.5  # in-plane spacing
+SAME_SPACING = 1e-3  # relative: a spacing that is so near to 1 mm is 1 mm
+
+
+@dataclass(frozen=True, eq=False)
+class SagittalGrid:
+    """The standard window over one volume's grid.
+
+    In the plane, input index = first + step · stack index, separately for rows and columns.
+    """
+
+    shape: tuple[int, int, int]  # of the input, reoriented to slices, rows, columns
+    affine: np.ndarray  # (4, 4), stack index → RAS mm
+    slice_spacing_mm: float
+    size: int
+    first: tuple[float, float]
+    step: tuple[float, float]
+    reorientation: Reorientation
+
+    @property
+    def inside(self) -> np.ndarray:
+        """(size, size) bool: pixels whose centre lies within the input's field of view."""
+        rows, columns = (
+            (at > -0.5 - 1e-9) & (at < count - 0.5 + 1e-9)
+            for at, count in zip(map(self._positions, (0, 1)), self.shape[1:], strict=True)
+        )
+        return rows[:, None] & columns
+
+    def to_stack(self, array: np.ndarray, order: int = 1) -> np.ndarray:
+        """An array on the input's grid (I, J, K) → (S, size, size); 0 outside the input.
+
+        order=1: area average or linear interpolation, float32. order=0: nearest voxel, keeps the type.
+        """
+        planes = self.reorientation.apply(array)
+        if order == 0:
+            return self._gather(planes, [np.floor(self._positions(a) + 0.5).astype(int) for a in (0, 1)])
+        for axis in (0, 1):
+            if self._whole(axis):
+                index = np.round(self._positions(axis)).astype(int)
+                indices = [np.arange(planes.shape[1]), np.arange(planes.shape[2])]
+                indices[axis] = index
+                planes = self._gather(planes, indices)
+            else:
+                weights = _area_weights(self._positions(axis), self.step[axis], planes.shape[axis + 1])
+                planes = np.moveaxis(np.moveaxis(planes, axis + 1, -1).astype(np.float32) @ weights.T, -1, axis + 1)
+        return np.ascontiguousarray(planes, dtype=np.float32)
+
+    def to_input(self, stack: np.ndarray, order: int = 1, fill: float = 0) -> np.ndarray:
+        """Maps (S, size, size) → the input's grid (I, J, K); `fill` outside the window. order as in `to_stack`."""
+        planes = stack
+        seen = [None, None]
+        for axis in (0, 1):
+            at = (np.arange(self.shape[axis + 1]) - self.first[axis]) / self.step[axis]
+            if self._whole(axis):
+                at = np.round(at)
+            seen[axis] = (at > -0.5 - 1e-9) & (at < self.size - 0.5 + 1e-9)
+            at = np.clip(at, 0, self.size - 1)
+            low = np.floor(at).astype(int) if order else np.floor(at + 0.5).astype(int).clip(0, self.size - 1)
+            lower = np.take(planes, low, axis=axis + 1)
+            if order and not self._whole(axis):
+                upper = np.take(planes, np.minimum(low + 1, self.size - 1), axis=axis + 1)
+                share = (at - low).astype(np.float32)
+                share = share[:, None] if axis == 0 else share
+                lower = lower + (upper - lower) * share
+            planes = lower
+        outside = ~(seen[0][:, None] & seen[1])
+        result = np.where(outside, np.asarray(fill, stack.dtype), planes).astype(stack.dtype, copy=False)
+        return np.ascontiguousarray(self.reorientation.undo(result))
+
+    def ras_to_stack(self, points: np.ndarray) -> np.ndarray:
+        """RAS mm (N, 3) → (slice, row, column), not rounded."""
+        inverse = np.linalg.inv(self.affine)
+        return np.asarray(points, float) @ inverse[:3, :3].T + inverse[:3, 3]
+
+    def stack_to_ras(self, points: np.ndarray) -> np.ndarray:
+        """(slice, row, column) (N, 3) → RAS mm."""
+        return np.asarray(points, float) @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+    def _positions(self, axis):
+        """Input index of every stack row (axis 0) or column (axis 1)."""
+        return self.first[axis] + self.step[axis] * np.arange(self.size)
+
+    def _whole(self, axis):
+        return self.step[axis] == 1.0
+
+    def _gather(self, planes, indices):
+        rows, columns = indices
+        good_rows = (rows >= 0) & (rows < planes.shape[1])
+        good_columns = (columns >= 0) & (columns < planes.shape[2])
+        result = np.zeros((len(planes), len(rows), len(columns)), planes.dtype)
+        result[np.ix_(range(len(planes)), good_rows, good_columns)] = planes[
+            np.ix_(range(len(planes)), rows[good_rows], columns[good_columns])
+        ]
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class SagittalStack:
+    """Standard slices of one volume.
+
+    images: (S, 256, 256) float32, 0–1. low, high: the input's intensities that became 0 and 1.
+    cord_outside_mm: length of the cord above and below the window, which is not analysed.
+    """
+
+    images: np.ndarray
+    grid: SagittalGrid
+    low: float
+    high: float
+    cord_outside_mm: float = 0.0
+
+    @property
+    def inside(self) -> np.ndarray:
+        """(256, 256) bool: pixels within the input's field of view."""
+        return self.grid.inside
+
+    def to_intensity(self, values: np.ndarray) -> np.ndarray:
+        """0–1 → the input's intensities."""
+        return self.low + (self.high - self.low) * values
+
+
+def standardise(
+    volume: Volume,
+    cord: np.ndarray | None = None,
+    discs: Mapping[int, np.ndarray] | None = None,
+    config: Preprocessing | None = None,
+) -> SagittalStack:
+    """Sagittal slices of 256 × 256 mm around the cord (paper 4.3, with the window centred on the cord).
+
+    :param cord: (I, J, K) bool on the volume's grid. The window is centred on its bounding box; where the cord is
+        longer than the window, on the middle between the highest and the lowest disc, or else on the cord's middle.
+        Without a cord: on the image's middle.
+    :param discs: number → point in RAS mm.
+    :returns: the stack; intensities are clipped at percentiles of the pixels in the windows of slices with cord.
+    :raises InputError: the image is not sagittal, too coarse, constant, or holds values that are not numbers.
+    """
+    config = config or Preprocessing()
+    finite = np.isfinite(volume.array)
+    if not finite.all():
+        raise InputError(
+            f"{volume.name} holds {np.count_nonzero(~finite)} voxels that are not numbers (NaN or infinite): "
+            "replace them, for instance by 0, and try again."
+        )
+    standing, change = reorient(volume, STACK_CODES)
+    _check_sagittal(volume.name, standing)
+    spacing = standing.spacing[1:]
+    scale = [config.spacing_mm / mm for mm in spacing]  # input voxels per stack pixel
+    step = [1.0 if abs(s - 1) < SAME_SPACING else float(s) for s in scale]
+    cord_there = None if cord is None else change.apply(cord)
+    centre, outside = _window_centre(standing, cord_there, discs, config, step)
+    first = []
+    for axis in (0, 1):
+        start = centre[axis] - step[axis] * (config.size - 1) / 2
+        # Snapped to a voxel, so that an image of 1 mm is not interpolated; ties (an even window) go down.
+        first.append(float(np.floor(start + 0.5 - 1e-6)))
+    matrix = np.diag([1.0, step[0], step[1], 1.0])
+    matrix[1:3, 3] = first
+    grid = SagittalGrid(
+        shape=standing.array.shape,
+        affine=standing.affine @ matrix,
+        slice_spacing_mm=float(standing.spacing[0]),
+        size=config.size,
+        first=tuple(first),
+        step=tuple(step),
+        reorientation=change,
+    )
+    images = grid.to_stack(volume.array)
+    counted = range(len(images))
+    if cord is not None:
+        counted = np.flatnonzero(cord_there.any(axis=(1, 2)))
+    values = images[counted][:, grid.inside]
+    low, high = (float(v) for v in np.percentile(values, (config.low_percentile, config.high_percentile)))
+    if not high > low:
+        raise InputError(f"{volume.name} is constant ({low:g}) where the neck should be: there is nothing to analyse.")
+    images = np.where(grid.inside, np.clip((images - low) / (high - low), 0, 1), 0).astype(np.float32)
+    return SagittalStack(images, grid, low, high, outside)
+
+
+def _check_sagittal(name, standing):
+    across, along, depth = standing.spacing
+    worst = max(along, depth)
+    if worst <= COARSEST_MM:
+        return
+    kind = "axial" if along == worst else "coronal"
+    if worst > across:
+        raise InputError(
+            f"{name} consists of {kind} slices {worst:.1f} mm apart: a sagittal T2-weighted series is needed."
+        )
+    raise InputError(
+        f"The pixels of {name} are {along:.1f} × {depth:.1f} mm in the sagittal plane; at most {COARSEST_MM} mm are "
+        "needed to see a lesion in the cord."
+    )
+
+
+def _window_centre(standing, cord, discs, config, step):
+    """Centre of the window in input rows and columns, and the length of cord outside it in mm."""
+    if cord is None:
+        return [(n - 1) / 2 for n in standing.array.shape[1:]], 0.0
+    if not cord.any():
+        raise InputError("The cord mask is empty.")
+    rows, columns = (np.flatnonzero(cord.any(axis=axes)) for axes in ((0, 2), (0, 1)))
+    centre = [(rows[0] + rows[-1]) / 2, (columns[0] + columns[-1]) / 2]
+    reach = config.size * step[0]
+    if rows[-1] - rows[0] + 1 <= reach:
+        return centre, 0.0
+    if discs:
+        at = standing.to_ijk(np.array(list(discs.values())))[:, 1]
+        centre[0] = float(np.clip((at.min() + at.max()) / 2, rows[0], rows[-1]))
+    top, bottom = centre[0] - reach / 2, centre[0] + reach / 2
+    lost = np.count_nonzero((rows < top) | (rows > bottom))
+    kept = rows[(rows >= top) & (rows <= bottom)]
+    across = np.flatnonzero(cord[:, kept].any(axis=(0, 1)))
+    centre[1] = (across[0] + across[-1]) / 2
+    return centre, float(lost * standing.spacing[1])
+
+
+def _area_weights(positions, step, count):
+    """(len(positions), count) weights: the average over `step` input voxels around each position.
+
+    A triangle (linear interpolation) where stack pixels are smaller than voxels, else the voxels' share of the pixel.
+    The weights of a row add up to 1; rows outside the input are 0.
+    """
+    index = np.arange(count)
+    if step <= 1:
+        inner = np.clip(positions, 0, count - 1)
+        weights = np.maximum(1 - np.abs(index - inner[:, None]), 0)
+    else:
+        low = np.maximum(index - 0.5, (positions - step / 2)[:, None])
+        high = np.minimum(index + 0.5, (positions + step / 2)[:, None])
+        weights = np.maximum(high - low, 0)
+    weights = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
+    weights[(positions < -0.5) | (positions > count - 0.5)] = 0
+    return weights.astype(np.float32)

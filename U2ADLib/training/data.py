@@ -1,0 +1,61 @@
+"""Slices to learn from, with the person each belongs to: train and validation never share a person."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..config import Preprocessing
+from ..errors import InputError
+from ..roi.region import analysed_slices
+from ..sagittal import standardise
+from ..volume import Volume
+
+
+@dataclass(frozen=True)
+class SliceSet:
+    """Standard sagittal slices.
+
+    images (N, 256, 256) float16, 0–1; cords (N, 256, 256) bool; people (N,) names; phantom (N,) bool.
+    """
+
+    images: np.ndarray
+    cords: np.ndarray
+    people: np.ndarray
+    phantom: np.ndarray
+
+    def __len__(self):
+        return len(self.images)
+
+
+def slices_of(volume: Volume, cord: np.ndarray, person: str, phantom=False, config=None) -> SliceSet:
+    """The slices of one volume that show enough cord (rule "all"). `cord` is bool on the volume's grid."""
+    stack = standardise(volume, cord, config=config or Preprocessing())
+    cords = stack.grid.to_stack(cord, order=0) > 0
+    chosen = list(analysed_slices(cords, "all"))
+    n = len(chosen)
+    return SliceSet(
+        stack.images[chosen].astype(np.float16),
+        cords[chosen],
+        np.array([person] * n),
+        np.full(n, phantom),
+    )
+
+
+def concatenate(sets: list[SliceSet]) -> SliceSet:
+    """All slices of several sets. :raises InputError: there are none."""
+    sets = [one for one in sets if len(one)]
+    if not sets:
+        raise InputError("There is no slice to learn from: no image has a cord mask with enough cord in it.")
+    return SliceSet(*(np.concatenate([getattr(s, f) for s in sets]) for f in SliceSet.__dataclass_fields__))
+
+
+def sampling_weights(data: SliceSet, real_share: float) -> np.ndarray:
+    """Probability (N,) of each slice: real and phantom slices get their share, every person of a kind equally much."""
+    weights = np.zeros(len(data))
+    kinds = [(~data.phantom, real_share), (data.phantom, 1 - real_share)]
+    if data.phantom.all() or not data.phantom.any():
+        kinds = [(np.ones(len(data), bool), 1.0)]
+    for kind, share in kinds:
+        people, inverse, counts = np.unique(data.people[kind], return_inverse=True, return_counts=True)
+        weights[kind] = share / len(people) / counts[inverse]
+    return weights / weights.sum()
