@@ -8,7 +8,7 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .errors import InputError
@@ -18,6 +18,8 @@ EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 # What a mask's name adds to its image's; the first that is found is taken, so corrected ones come before automatic ones.
 CORD_SUFFIXES = ("_label-SC_seg", "_seg-manual", "_sc_seg", "_seg", "_cord")
 DISC_SUFFIXES = ("_label-discs_dlabel", "_labels-disc-manual", "_discs")
+
+_BIDS_NAME = re.compile(r"(sub-[A-Za-z0-9]+)(?:_(ses-[A-Za-z0-9]+))?(?:_|$)")
 
 # Words that only files made from an image have in their names.
 _DERIVED = re.compile(
@@ -30,7 +32,7 @@ class Case:
     """One image. `cord` and `discs` are None where no file of a known name lies with it."""
 
     id: str  # unique in the folder; the name of the case's results
-    person: str  # "sub-…" in a BIDS dataset, else the id
+    person: str  # "sub-…" of a BIDS name, else the image's name
     session: str | None  # "ses-…"
     image: Path  # a file, or a folder with a DICOM series
     cord: Path | None = None
@@ -47,7 +49,7 @@ def find_cases(folder: Path) -> list[Case]:
 
     :raises InputError: there is no such folder, or nothing in it.
     """
-    folder = Path(folder)
+    folder = Path(folder).absolute()
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}.")
     subjects = [path for path in folder.glob("sub-*") if path.is_dir()]
@@ -55,6 +57,12 @@ def find_cases(folder: Path) -> list[Case]:
     if not cases:
         wanted = "sub-*/anat/*_T2w.nii.gz" if subjects else f"{', '.join(EXTENSIONS)} files or DICOM series"
         raise InputError(f"No image was found in {folder}: expected are {wanted}.")
+    count = Counter(case.id.casefold() for case in cases)
+    # a.nii.gz beside a.nrrd; names that differ only in case would share a results folder on some computers.
+    cases = [replace(c, id=c.image.name) if count[c.id.casefold()] > 1 else c for c in cases]
+    if len({case.id.casefold() for case in cases}) < len(cases):
+        names = ", ".join(sorted(name for name, n in count.items() if n > 1))
+        raise InputError(f"Several images in {folder} have the same name ({names}): rename them.")
     return sorted(cases, key=lambda case: case.id)
 
 
@@ -100,12 +108,16 @@ def _flat_cases(folder: Path) -> Iterator[Case]:
         images.append(folder)
     series = (path for path in folder.iterdir() if path.is_dir() and path.name not in ("sourcedata", "derivatives"))
     images += [path for path in series if _holds_dicom(path)]
-    count = Counter(stem(path).casefold() for path in images)
     for path in images:
-        name = stem(path.absolute())
-        case = name if count[stem(path).casefold()] == 1 else path.name  # a.nii.gz beside a.nrrd
+        name = stem(path)
+        bids = _BIDS_NAME.match(name)
         yield Case(
-            case, case, None, path, _mask(name, CORD_SUFFIXES, labels), _mask(name, DISC_SUFFIXES, labels)
+            id=name,
+            person=bids[1] if bids else name,
+            session=bids[2] if bids else None,
+            image=path,
+            cord=_mask(name, CORD_SUFFIXES, labels),
+            discs=_mask(name, DISC_SUFFIXES, labels),
         )
 
 

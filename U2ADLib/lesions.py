@@ -99,7 +99,7 @@ def lesion_table(
 ) -> list[dict]:
     """One dictionary with the keys COLUMNS per lesion, strongest first.
 
-    signal: (S, H, W), the stack's image intensities before any clipping or scaling. The columns:
+    signal: (S, H, W), the stack's slices in the input's intensities. The columns:
 
     - volume: pixels × 1 mm² × slice spacing. length: along the centreline. width: the largest thickness in a
       sagittal slice, perpendicular to the centreline.

@@ -1,25 +1,40 @@
 """Pictures of an analysis and of a training, drawn with Pillow so that they work wherever the method does.
 
-Drawing is apart from writing: the `draw_…` functions return an RGB array (H, W, 3) uint8, the others write a PNG.
-Everything is drawn at twice its size and averaged, which smooths the edges of lines.
+Drawing is apart from writing: the `draw_…` functions return an RGB array (H, W, 3) uint8, the others write a
+PNG. Everything is drawn at twice its size and averaged, which smooths the edges of lines. No picture carries
+the name of the image: it may be shown around.
 """
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+from .curve import peak
+from .roi.region import middle_slice
 
 SUPERSAMPLING = 2
 DOTS_PER_INCH = 150
 
 # Okabe & Ito: told apart by colour-blind readers, and different in brightness on a black-and-white print.
 BLUE, VERMILION, GREEN, PURPLE = (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167)
+ORANGE, SKY = (230, 159, 0), (86, 180, 233)
 LINE_COLOURS = (BLUE, VERMILION, GREEN, PURPLE)
-BLACK, DARK, GREY, PALE, WHITE = (0, 0, 0), (60, 60, 60), (130, 130, 130), (222, 222, 222), (255, 255, 255)
+BLACK, DARK, GREY, PALE, WHITE = (0, 0, 0), (60, 60, 60), (130, 130, 130), (205, 205, 205), (255, 255, 255)
+
+RESEARCH_USE_ONLY = "Research use only. Not for diagnosis or treatment."
 
 # Pillow's built-in font has no glyphs for these.
-_PLAIN = str.maketrans({"–": "-", "—": "-", "−": "-", "×": "x", "²": "2", "³": "3", "≥": ">=", "≤": "<=", "µ": "u"})
+_PLAIN = str.maketrans({
+    "–": "-", "—": "-", "−": "-", "×": "x", "²": "2", "³": "3", "≥": ">=", "≤": "<=", "µ": "u", "→": "to",
+})  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------------------------------
+# drawing
 
 
 class Canvas:
@@ -29,13 +44,17 @@ class Canvas:
         self._image = Image.new("RGB", (width * SUPERSAMPLING, height * SUPERSAMPLING), background)
         self._draw = ImageDraw.Draw(self._image)
 
-    def text(self, x, y, text, size=22, colour=BLACK, anchor="lm", turned=False):
-        """`anchor` as in Pillow ("lm": x is the left end, y the middle). `turned`: read from bottom to top, middle at x, y."""
+    def text(self, x, y, text, size=22, colour=BLACK, anchor="lm", turned=False, halo=None):
+        """`anchor` as in Pillow ("lm": x is the left end, y the middle). turned: upwards, with the middle at x, y.
+
+        halo: colour of a border that keeps the text legible on lines.
+        """
         text = text.translate(_PLAIN)
         font = ImageFont.load_default(size * SUPERSAMPLING)
         at = (x * SUPERSAMPLING, y * SUPERSAMPLING)
         if not turned:
-            self._draw.text(at, text, colour, font, anchor)
+            border = 0 if halo is None else 3 * SUPERSAMPLING
+            self._draw.text(at, text, colour, font, anchor, stroke_width=border, stroke_fill=halo)
             return
         left, top, right, bottom = font.getbbox(text)
         ink = Image.new("L", (right - left, bottom - top))
@@ -48,6 +67,23 @@ class Canvas:
         """Through points (N, 2) of x, y."""
         flat = [(float(x) * SUPERSAMPLING, float(y) * SUPERSAMPLING) for x, y in points]
         self._draw.line(flat, colour, max(1, round(width * SUPERSAMPLING)), joint="curve")
+
+    def dashes(self, start, stop, colour=BLACK, width=1.5, dash=10.0, gap=7.0):
+        """A broken straight line."""
+        start, stop = np.asarray(start, float), np.asarray(stop, float)
+        length = np.linalg.norm(stop - start)
+        for begin in np.arange(0, length, dash + gap):
+            ends = np.array([begin, min(begin + dash, length)]) / max(length, 1e-9)
+            self.line(start + ends[:, None] * (stop - start), colour, width)
+
+    def polygon(self, points, colour):
+        """Filled, through points (N, 2) of x, y."""
+        self._draw.polygon([tuple(point) for point in np.asarray(points, float) * SUPERSAMPLING], colour)
+
+    def paste(self, x, y, picture):
+        """An RGB array (H, W, 3) uint8 with its upper left corner at whole pixels x, y; its pixels stay as they are."""
+        large = np.repeat(np.repeat(picture, SUPERSAMPLING, axis=0), SUPERSAMPLING, axis=1)
+        self._image.paste(Image.fromarray(large), (x * SUPERSAMPLING, y * SUPERSAMPLING))
 
     def rectangle(self, left, top, right, bottom, colour):
         """Filled; the pixels left ≤ x < right, top ≤ y < bottom."""
@@ -88,21 +124,23 @@ def nice_ticks(low: float, high: float, count: int = 6, whole: bool = False) -> 
     return step * np.arange(np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9) + 1)
 
 
-def _log_ticks(low, high):
-    """Decades, with their 2 and 5 where there are few; on logarithms to base 10."""
-    decades = np.arange(np.floor(low), np.ceil(high) + 1)
-    steps = (1, 2, 5) if high - low < 2 else (1,)
-    ticks = np.array([d + np.log10(m) for d in decades for m in steps])
-    return ticks[(ticks >= low - 1e-9) & (ticks <= high + 1e-9)]
+def log_ticks(low: float, high: float) -> np.ndarray:
+    """Round numbers for a logarithmic axis: decades, with their 2 and 5 where these are few."""
+    for steps in ((1,), (1, 2, 5)):
+        decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+        ticks = np.outer(decades, steps).ravel()
+        ticks = ticks[(ticks >= low) & (ticks <= high)]
+        if len(ticks) > 2:
+            return ticks
+    return nice_ticks(low, high, 4)
 
 
 class Axes:
-    """A frame in a canvas with round ticks; `x` and `y` turn values into pixels. log: y is logarithmic."""
+    """A frame in a canvas; `x` and `y` turn values into pixels. log: y is logarithmic."""
 
     def __init__(self, canvas, box, x_range, y_range, log=False):
         self.canvas, self.box, self.log = canvas, box, log
-        self.x_range = x_range
-        self.y_range = tuple(np.log10(y_range)) if log else y_range
+        self.x_range, self.y_range = x_range, y_range
 
     def x(self, value):
         left, _, right, _ = self.box
@@ -110,11 +148,8 @@ class Axes:
         return left + (np.asarray(value, float) - low) / (high - low) * (right - left)
 
     def y(self, value):
-        return self._at(np.log10(value) if self.log else np.asarray(value, float))
-
-    def _at(self, value):
         _, top, _, bottom = self.box
-        low, high = self.y_range
+        low, high, value = (np.log10(v) if self.log else np.asarray(v, float) for v in (*self.y_range, value))
         return bottom - (value - low) / (high - low) * (bottom - top)
 
     def frame(self, x_label="", y_label="", whole_x=False, size=20):
@@ -124,10 +159,10 @@ class Axes:
             at = self.x(tick)
             self.canvas.line([(at, bottom), (at, bottom + 6)], GREY)
             self.canvas.text(at, bottom + 10, _number(tick), size, DARK, "ma")
-        for tick in _log_ticks(*self.y_range) if self.log else nice_ticks(*self.y_range, 5):
-            at = self._at(tick)
+        for tick in log_ticks(*self.y_range) if self.log else nice_ticks(*self.y_range, 5):
+            at = self.y(tick)
             self.canvas.line([(left, at), (right, at)], PALE)
-            self.canvas.text(left - 8, at, _number(10**tick if self.log else tick), size, DARK, "rm")
+            self.canvas.text(left - 8, at, _number(tick), size, DARK, "rm")
         self.canvas.line([(left, top), (left, bottom), (right, bottom)], GREY, 1.5)
         if x_label:
             self.canvas.text((left + right) / 2, bottom + 38, x_label, size, BLACK, "ma")
@@ -142,7 +177,7 @@ class Axes:
             if len(run) and seen[run[0]]:
                 points = np.stack([self.x(xs[run]), self.y(ys[run])], axis=1)
                 if len(run) == 1:
-                    self.canvas.dot(*points[0], width, colour)
+                    self.canvas.dot(*points[0], 1.5 * width, colour)
                 else:
                     self.canvas.line(points, colour, width)
 
@@ -150,6 +185,10 @@ class Axes:
 def _number(value):
     """Short, without −0 and without float noise."""
     return f"{round(float(value), 12) + 0:.6g}"
+
+
+# --------------------------------------------------------------------------------------------------------------
+# curves of a training
 
 
 def line_chart(path: Path, panels: list[dict], x_label: str) -> None:
@@ -160,8 +199,8 @@ def line_chart(path: Path, panels: list[dict], x_label: str) -> None:
 def draw_line_chart(panels: list[dict], x_label: str) -> np.ndarray:
     """Charts under each other on one x axis, such as the curves of a training.
 
-    :param panels: dicts with "title", "lines": {label: (xs, ys)} and optionally "log": True. Values that are not
-        finite (or not positive, where logarithmic) are left out; a panel without any says "no data yet".
+    :param panels: dicts with "title", "lines": {label: (xs, ys)} and optionally "log": True. Values that are
+        not finite (or not positive, where logarithmic) are left out; a panel without any says "no data yet".
     """
     width, height, above, below = 1200, 400, 80, 80
     canvas = Canvas(width, height * len(panels))
@@ -190,7 +229,7 @@ def draw_line_chart(panels: list[dict], x_label: str) -> np.ndarray:
     return canvas.array()
 
 
-def _joined(sequences):
+def _joined(sequences: Iterable) -> np.ndarray:
     return np.concatenate([np.empty(0), *(np.asarray(values, float) for values in sequences)])
 
 
@@ -204,3 +243,304 @@ def _wide(low, high, margin=0.0):
         pad = abs(low) * 0.1 or 0.5
         return low - pad, high + pad
     return low - margin * (high - low), high + margin * (high - low)
+
+
+# --------------------------------------------------------------------------------------------------------------
+# what both pictures of an analysis say
+
+
+def verdict(analysis) -> str:
+    """The result in one sentence."""
+    if analysis.thresholds is None:
+        return "Nothing is flagged: no thresholds for this choice of slices."
+    where = list(analysis.flagged)
+    if elsewhere := strongest_elsewhere(analysis):
+        where.append(f"the cord at {elsewhere[0]:.0f} mm")
+    return f"Flagged: {', '.join(where)}" if where else "Nothing is flagged: no score exceeds its threshold."
+
+
+def slice_label(analysis, number: int) -> str:
+    """"slice 7, middle" or "slice 5, 6.6 mm right": a slice of the stack, and how far it lies from the cord's middle."""
+    distance = (number - middle_slice(analysis.region.cord)) * analysis.stack.grid.slice_spacing_mm
+    if not distance:
+        return f"slice {number}, middle"
+    return f"slice {number}, {abs(distance):.1f} mm {'left' if distance > 0 else 'right'}"
+
+
+def strongest_elsewhere(analysis) -> tuple[float, int, float] | None:
+    """Position in mm, slice and score of a flagged patient's peak, where it is that of no flagged segment."""
+    at = peak(analysis.curve)
+    s, number = float(analysis.curve.s_mm[at]), int(analysis.curve.slice_of_maximum[at])
+    if not analysis.patient_flagged or any(x.flagged and x.start_mm <= s < x.stop_mm for x in analysis.segments):
+        return None
+    return s, number, analysis.patient_score
+
+
+def findings(analysis) -> list[tuple[float, int, float]]:
+    """Position in mm, slice and score of the peak of each flagged segment, and of the patient if it is elsewhere."""
+    elsewhere = strongest_elsewhere(analysis)
+    found = [(s.peak_mm, s.peak_slice, s.score) for s in analysis.segments if s.flagged]
+    return [*found, elsewhere] if elsewhere else found
+
+
+# --------------------------------------------------------------------------------------------------------------
+# AnoCurve
+
+_BANDS = ((246, 246, 246), (234, 234, 234))  # neighbouring segments
+FLAGGED_BAND = (253, 226, 205)
+_SLICE_LINE = (150, 176, 203)
+_CURVE_SIZE = (1600, 860)
+_CURVE_BOX = (130, 210, 1380, 690)  # left, top, right, bottom of the frame
+
+
+def anocurve_picture(path: Path, analysis) -> None:
+    """Write `draw_anocurve` as a PNG."""
+    save_png(path, draw_anocurve(analysis))
+
+
+def anocurve_axes(analysis, canvas: Canvas) -> Axes:
+    """The axes of `draw_anocurve`: mm along the centreline, and the anomaly from 0 to above all that is drawn."""
+    thresholds = analysis.thresholds
+    limits = [thresholds.segment, thresholds.patient] if thresholds else []
+    top = 1.15 * max([np.nanmax(analysis.curve.maximum), *limits])
+    s = analysis.curve.s_mm
+    return Axes(canvas, _CURVE_BOX, (float(s[0]), float(s[-1])), (0.0, float(top) or 1.0))
+
+
+def draw_anocurve(analysis) -> np.ndarray:
+    """The AnoCurve against the position along the cord (paper, Fig. 2): each slice thin, their maximum bold.
+
+    Segments are bands with name and score, thresholds are dashed, flagged segments and their peaks coloured.
+    """
+    curve, thresholds = analysis.curve, analysis.thresholds
+    canvas = Canvas(*_CURVE_SIZE)
+    axes = anocurve_axes(analysis, canvas)
+    left, top, right, bottom = _CURVE_BOX
+    canvas.text(left, 40, "AnoCurve: anomaly along the cord", 30)
+    canvas.text(left, 84, verdict(analysis), 24, VERMILION if findings(analysis) else DARK)
+
+    for k, segment in enumerate(analysis.segments):
+        start, stop = np.clip(axes.x([segment.start_mm, segment.stop_mm]), left, right)
+        canvas.rectangle(start + 1, top - 92, stop - 1, bottom, FLAGGED_BAND if segment.flagged else _BANDS[k % 2])
+        lines = [(segment.name, 22), (f"{segment.score:.3f}", 18), (f"slice {segment.peak_slice}", 16)]
+        for y, (text, size) in zip((-70, -42, -18), lines, strict=True):
+            canvas.text((start + stop) / 2, top + y, text, size, VERMILION if segment.flagged else DARK, "mm")
+    axes.frame("Position along the cord [mm]", "Mean anomaly across the cord (image: 0-1)")
+    canvas.text(left, bottom + 48, "head", 20, DARK, "lm")
+    canvas.text(right, bottom + 48, "feet", 20, DARK, "rm")
+
+    for values in curve.values if len(curve.slices) > 1 else ():
+        axes.curve(curve.s_mm, values, _SLICE_LINE, 1.5)
+    if thresholds:
+        _draw_thresholds(axes, analysis)
+    axes.curve(curve.s_mm, curve.maximum, BLUE, 3)
+    for s, _, score in findings(analysis):
+        canvas.dot(axes.x(s), axes.y(score), 9, WHITE)
+        canvas.dot(axes.x(s), axes.y(score), 7, VERMILION)
+    if elsewhere := strongest_elsewhere(analysis):
+        s, number, score = elsewhere
+        text = f"{score:.3f}, slice {number}"
+        side = 1 if axes.x(s) < right - 200 else -1
+        anchor = "lm" if side > 0 else "rm"
+        canvas.text(axes.x(s) + 14 * side, axes.y(score), text, 18, VERMILION, anchor, halo=WHITE)
+
+    _draw_curve_legend(canvas, analysis)
+    return canvas.array()
+
+
+def _draw_thresholds(axes, analysis):
+    """The segments' threshold over the segments, the patient's over the whole cord, named on the right."""
+    left, top, right, bottom = axes.box
+    thresholds, segments = analysis.thresholds, analysis.segments
+    lines = [("patient threshold", thresholds.patient, left, right, 3)]
+    if segments:
+        start, stop = np.clip(axes.x([segments[0].start_mm, segments[-1].stop_mm]), left, right)
+        lines.append(("segment threshold", thresholds.segment, start, stop, 12))
+    lines.sort(key=lambda line: -line[1])
+    below = top - 1e9
+    for name, value, start, stop, dash in lines:
+        y = float(axes.y(value))
+        axes.canvas.dashes((start, y), (stop, y), DARK, 2, dash, 6)
+        at = max(y, below)  # two labels never overlap
+        axes.canvas.text(right + 12, at - 2, name, 19, DARK, "ls")
+        axes.canvas.text(right + 12, at + 6, f"{value:.3f}", 19, DARK, "lt")
+        below = at + 50
+
+
+def _draw_curve_legend(canvas, analysis):
+    left, _, right, bottom = _CURVE_BOX
+    y = bottom + 92
+    canvas.line([(left, y), (left + 40, y)], BLUE, 4)
+    if len(analysis.slices) > 1:
+        text = f"maximum over {len(analysis.slices)} slices"
+        canvas.text(left + 50, y, text, 19, DARK)
+        x = left + 50 + text_width(text, 19) + 40
+        canvas.line([(x, y), (x + 40, y)], _SLICE_LINE, 1.5)
+        canvas.text(x + 50, y, "each slice", 19, DARK)
+    else:
+        canvas.text(left + 50, y, slice_label(analysis, analysis.slices[0]), 19, DARK)
+    remark = f"Not analysed: {', '.join(analysis.missing)}" if analysis.missing else ""
+    if not analysis.segments:
+        remark = "No disc labels: segments are not named"
+    canvas.text(right, y, remark, 19, DARK, "rm")
+    canvas.text(left, y + 44, RESEARCH_USE_ONLY, 18, GREY)
+
+
+# --------------------------------------------------------------------------------------------------------------
+# overlay on the slices
+
+# Perceptually uniform (lightness rises evenly), in steps of 1/8, after "inferno" of van der Walt and Smith (CC0).
+_HEAT = np.array([
+    (0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85), (227, 89, 51), (249, 140, 10),
+    (249, 201, 50), (252, 255, 164),
+]) / 255  # fmt: skip
+OPAQUE_FROM = 0.5  # of the highest value on the colour bar; below, the heat is transparent in proportion
+MOST_OPAQUE = 0.85
+HEAT_TOP = 3.0  # the colour bar ends at this many segment thresholds, so that people can be compared
+
+BRIGHTEST = 2.5  # medians of the cord are shown white: the window is set for the cord, CSF may be saturated
+MARGIN_PX = (8, 26)  # around the cord, in image rows and columns
+_GUTTER, _TITLE, _GAP, _HEADER, _FOOTER = 76, 34, 26, 120, 64  # px of the picture
+_BACKGROUND, _TEXT, _DIM = (24, 24, 24), (235, 235, 235), (165, 165, 165)
+
+
+def heat_colours(values: np.ndarray) -> np.ndarray:
+    """0–1 (any shape) → RGB (…, 3) 0–1, from black over purple and orange to light yellow."""
+    at = np.clip(values, 0, 1) * (len(_HEAT) - 1)
+    return np.stack([np.interp(at, np.arange(len(_HEAT)), _HEAT[:, c]) for c in range(3)], axis=-1)
+
+
+def heat_overlay(grey: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Heat 0–1 over grey 0–1 (any common shape) → RGB (…, 3) uint8. The higher the heat, the less transparent."""
+    opacity = MOST_OPAQUE * np.clip(heat / OPAQUE_FROM, 0, 1)[..., None]
+    return _bytes(grey[..., None] * (1 - opacity) + heat_colours(heat) * opacity)
+
+
+def heat_top(analysis) -> float:
+    """The anomaly shown in the last colour: 3 segment thresholds, or the highest value where there are none."""
+    if analysis.thresholds:
+        return HEAT_TOP * analysis.thresholds.segment
+    return float(analysis.anomaly.max()) or 1.0
+
+
+def overlay_picture(path: Path, analysis) -> None:
+    """Write `draw_overlay` as a PNG."""
+    save_png(path, draw_overlay(analysis))
+
+
+def draw_overlay(analysis) -> np.ndarray:
+    """Every analysed slice twice, around the cord: as it is, and with the anomaly map and the outline of the cord.
+
+    Pixels are enlarged 4 times (3 times for more than 4 slices). Segments are named between the two, their
+    borders ticked, flagged ones coloured; arrows point to the peaks of findings.
+    """
+    count = len(analysis.slices)
+    scale = 4 if count <= 4 else 3
+    images, cord = (a[list(analysis.slices)] for a in (analysis.stack.images, analysis.region.cord))
+    brightest = BRIGHTEST * float(np.median(images[cord])) or 1.0
+    window = overlay_window(cord)
+    height, width = ((w.stop - w.start) * scale for w in window)
+    tile = (_TITLE + height + _GAP, 2 * width + _GUTTER + _GAP)
+    columns = min(range(1, count + 1), key=lambda n: abs(np.log(n * tile[1] / (-(-count // n) * tile[0]) / 1.5)))
+    rows = -(-count // columns)
+    page_width = max(columns * tile[1] + _GAP, 1240)
+    canvas = Canvas(page_width, _HEADER + rows * tile[0] + _FOOTER, _BACKGROUND)
+
+    canvas.text(_GAP, 40, "Anomaly map", 30, _TEXT)
+    canvas.text(_GAP, 84, verdict(analysis), 24, ORANGE if findings(analysis) else _TEXT)
+    _draw_colour_bar(canvas, page_width - _GAP - 400, heat_top(analysis))
+    for k in range(count):
+        x, y = _GAP + k % columns * tile[1], _HEADER + k // columns * tile[0]
+        _draw_tile(canvas, analysis, k, window, scale, (x, y), brightest)
+    y = _HEADER + rows * tile[0] + 10
+    canvas.line([(_GAP, y), (_GAP + 20 * scale, y)], _TEXT, 3)
+    canvas.text(_GAP + 20 * scale + 12, y, "20 mm.  Anterior is on the left, slices run from right to left.", 19, _DIM)
+    canvas.text(_GAP, y + 30, RESEARCH_USE_ONLY, 19, _DIM)
+    return canvas.array()
+
+
+def overlay_window(cord: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of a stack (S, H, W) that are shown: those of the cord and a margin."""
+    window = []
+    for axis, margin in zip((1, 2), MARGIN_PX, strict=True):
+        at = np.flatnonzero(cord.any(axis=(0, 3 - axis)))
+        window.append(slice(max(at[0] - margin, 0), min(at[-1] + 1 + margin, cord.shape[axis])))
+    return tuple(window)
+
+
+def _draw_tile(canvas, analysis, k, window, scale, corner, brightest):
+    """One slice without and with its map. `corner`: upper left of the title above it."""
+    number = analysis.slices[k]
+    x, y = corner
+    grey = _enlarged(analysis.stack.images[number][window] / brightest, scale)
+    cord = _repeated(analysis.region.cord[number][window], scale)
+    heat = _repeated(analysis.anomaly[k][window] / heat_top(analysis), scale)
+    picture = heat_overlay(grey, heat)
+    picture[ndimage.binary_dilation(cord) & ~cord] = SKY
+    right = x + grey.shape[1] + _GUTTER
+    marks = [s for s, at, _ in findings(analysis) if at == number]
+    canvas.text(x, y + 14, slice_label(analysis, number), 20, ORANGE if marks else _TEXT)
+    y += _TITLE
+    canvas.paste(x, y, _bytes(np.repeat(grey[..., None], 3, axis=-1)))
+    canvas.paste(right, y, picture)
+
+    def at(left, points):
+        """Stack (row, column) → canvas (x, y), in the copy of the slice that begins at `left`."""
+        row, column = np.moveaxis(np.asarray(points) - (window[0].start, window[1].start) + 0.5, -1, 0)
+        return np.stack([left + column * scale, y + row * scale], axis=-1)
+
+    centreline = analysis.region.centreline
+    for segment in analysis.segments:
+        points, _ = centreline.at(np.array([(segment.start_mm + segment.stop_mm) / 2]))
+        middle = x + grey.shape[1] + _GUTTER / 2, at(0, points)[0, 1]
+        canvas.text(*middle, segment.name, 19, ORANGE if segment.flagged else _TEXT, "mm")
+    for s in sorted({s for segment in analysis.segments for s in (segment.start_mm, segment.stop_mm)}):
+        points, tangents = centreline.at(np.array([s]))
+        normal = np.array([-tangents[0, 1], tangents[0, 0]])
+        for side in (-1, 1):
+            reach = side * np.array([[_TICK_MM[0]], [_TICK_MM[1]]])
+            canvas.line(at(right, points + reach * normal), _TEXT, 1.5)
+    for s in marks:
+        points, tangents = centreline.at(np.array([s]))
+        normal = np.array([-tangents[0, 1], tangents[0, 0]])
+        for left in (x, right):
+            tip, tail = at(left, points + np.array([[_ARROW_MM[0]], [_ARROW_MM[1]]]) * normal)
+            _draw_arrow(canvas, tip, tail)
+
+
+_TICK_MM = (9.0, 13.0)  # distance from the centreline
+_ARROW_MM = (7.0, 17.0)  # tip and tail, behind the cord
+
+
+def _draw_arrow(canvas, tip, tail):
+    along = (tail - tip) / np.linalg.norm(tail - tip)
+    across = np.array([-along[1], along[0]])
+    canvas.line([tip + 8 * along, tail], ORANGE, 3)
+    canvas.polygon([tip, tip + 13 * along + 6 * across, tip + 13 * along - 6 * across], ORANGE)
+
+
+def _draw_colour_bar(canvas, x, top, y=28, width=400, height=18):
+    """Heat over a mid grey, with numbers."""
+    ramp = np.broadcast_to(np.linspace(0, 1, width), (height, width))
+    canvas.paste(x, y, heat_overlay(np.full(ramp.shape, 0.35), ramp))
+    for tick in nice_ticks(0, top, 4):
+        at = x + tick / top * width
+        canvas.line([(at, y + height), (at, y + height + 5)], _DIM)
+        canvas.text(at, y + height + 8, _number(tick), 18, _TEXT, "ma")
+    canvas.text(x + width / 2, y + height + 48, "Anomaly: |image - reconstruction|, image 0-1", 18, _DIM, "mm")
+
+
+def _enlarged(plane, scale):
+    """Smoothly, clipped to 0–1."""
+    size = (plane.shape[1] * scale, plane.shape[0] * scale)
+    return np.clip(np.asarray(Image.fromarray(plane.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)), 0, 1)
+
+
+def _repeated(plane, scale):
+    """Each pixel as a square."""
+    return np.repeat(np.repeat(plane, scale, axis=0), scale, axis=1)
+
+
+def _bytes(values):
+    """0–1 → uint8."""
+    return np.round(255 * np.clip(values, 0, 1)).astype(np.uint8)

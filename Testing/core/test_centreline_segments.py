@@ -7,10 +7,13 @@ import pytest
 
 from U2ADLib.config import SEGMENT_NAMES
 from U2ADLib.errors import InputError, UsageError
+from U2ADLib.io import read_volume
 from U2ADLib.roi.centreline import Centreline
 from U2ADLib.roi.labels import Discs, read_cord, read_discs
 from U2ADLib.roi.region import Region, analysed_slices, middle_slice, region_from_labels
 from U2ADLib.roi.segments import Segment, label_segments, segments_from_discs
+from U2ADLib.sagittal import standardise
+from U2ADLib.volume import Volume
 
 ROWS, COLUMNS = np.mgrid[:256, :256].astype(float)
 CENTRE = np.array([127.3, 126.4])
@@ -261,6 +264,29 @@ def test_region_from_cord_and_discs():
     assert np.count_nonzero(region.segment_labels() == 5) == 3 * 7 * 16
 
 
+def test_region_of_a_clinical_volume():
+    """0.5 × 0.5 × 3.3 mm: a cord 7 mm deep and 150 mm long, discs 16 mm apart, keep their size in mm."""
+    affine = np.array([[-3.3, 0, 0, 5], [0, 0, -0.5, 60], [0, -0.5, 0, 90], [0, 0, 0, 1]])
+    volume = Volume(np.random.default_rng(3).random((5, 400, 300)), affine)
+    cord = np.zeros(volume.array.shape, bool)
+    cord[1:4, 60:360, 120:134] = True
+    marks = np.zeros(volume.array.shape, np.uint8)
+    for number in range(3, 9):
+        marks[2, 110 + 32 * (number - 3), 104] = number
+    discs = read_discs(volume.with_array(marks))
+    stack = standardise(volume, cord, discs.points)
+    region = region_from_labels(stack, cord, discs)
+    assert region.cord.sum(axis=(1, 2)).tolist() == [0, 7 * 150, 7 * 150, 7 * 150, 0]
+    assert region.missing == ()
+    np.testing.assert_allclose([s.stop_mm - s.start_mm for s in region.segments], 16, atol=0.05)
+    # C2/3 is 50 rows = 25 mm below the top of the cord, C2-3 begins 8 mm above it.
+    assert region.segments[0].start_mm == pytest.approx(25.25 - 8, abs=0.3)
+    assert np.bincount(region.segment_labels().ravel(), minlength=9)[3:].tolist() == pytest.approx(
+        [3 * 7 * 16] * 6, abs=3 * 7
+    )
+    assert analysed_slices(region.cord) == (1, 2, 3)
+
+
 def test_region_without_discs_has_no_segments():
     region = region_from_labels(stack_of((3, 256, 256)), straight_cord())
     assert isinstance(region, Region)
@@ -286,9 +312,6 @@ def test_discs_behind_the_cord_are_noted():
 
 @pytest.mark.parametrize("person", ["11", "21", "24"])
 def test_segments_of_real_necks(shared_data, person):
-    from U2ADLib.io import read_volume
-    from U2ADLib.sagittal import standardise
-
     stem = shared_data / "errsm" / f"sub-errsm{person}" / "anat" / f"sub-errsm{person}_T2w"
     volume = read_volume(f"{stem}.nii.gz")
     cord = read_cord(volume, read_volume(f"{stem}_label-SC_seg.nii.gz"))

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from U2ADLib.volume import Volume
 
 from U2ADLib.errors import InputError, UsageError
+from U2ADLib.io import read_volume
 from U2ADLib.roi.labels import DISC_NAMES, read_cord, read_discs
+from U2ADLib.volume import Volume, reorient
 
 SHAPE = (40, 60, 120)  # R × A × S, 1 mm
 AFFINE = np.array([[1.0, 0, 0, -20], [0, 1, 0, -30], [0, 0, 1, -100], [0, 0, 0, 1]])
@@ -267,6 +268,23 @@ def test_disc_conventions_give_the_same_discs(convention, with_cord):
         np.testing.assert_allclose(point, IMAGE.to_ras(np.array(expected_point(convention, number, with_tip))))
 
 
+@pytest.mark.parametrize("codes", ["LPI", "SRA", "AIL", "PSR"])
+@pytest.mark.parametrize("convention", DISC_LABELS)
+def test_the_order_of_voxels_does_not_matter(convention, codes):
+    plain = volume(DISC_LABELS[convention]())
+    if convention in ("totalspineseg", "spineps"):
+        plain.array[22] = plain.array[20]  # two tips at the same distance
+    turned = reorient(plain, codes)[0]
+    cord = volume(cord_array())
+    expected, found = read_discs(plain, cord=cord), read_discs(turned, cord=reorient(cord, codes)[0])
+    for number, point in expected.points.items():
+        np.testing.assert_allclose(found.points[number], point, atol=1e-9)
+    np.testing.assert_array_equal(
+        read_cord(volume(np.zeros(SHAPE)), volume(cord_array())).array,
+        read_cord(volume(np.zeros(SHAPE)), reorient(cord, codes)[0]).array,
+    )
+
+
 def test_blobs_and_other_sct_points():
     array = disc_points()
     for k in DISC_K.values():
@@ -395,8 +413,6 @@ def test_some_levels_touch_and_some_discs_do_not():
 
 def test_template_levels_and_discs_agree(shared_data):
     """PAM50: discs from the cord's levels against the template's own disc labels (voxels are 2 mm high)."""
-    from U2ADLib.io import read_volume
-
     folder = shared_data / "pam50_small"
     levels = read_discs(read_volume(folder / "PAM50_small_levels.nii.gz"))
     discs = read_discs(read_volume(folder / "PAM50_small_label_disc.nii.gz"))
@@ -412,8 +428,6 @@ def test_template_levels_and_discs_agree(shared_data):
 
 def test_real_levels_that_are_one_too_low(shared_data):
     """A level mask whose number 2 lies on the body of C3, against its own body labels and another reader's discs."""
-    from U2ADLib.io import read_volume
-
     folder = shared_data / "sct_testing_data"
     levels = read_volume(folder / "t2_seg-manual_labeled.nii.gz")
     bodies = read_volume(folder / "labels.nii.gz")

@@ -1,7 +1,7 @@
 """Pretraining with random masks (paper 3.3), resumable at any moment and reproducible from its seed.
 
-Everything random in an epoch comes from generators seeded with (seed, epoch), so that the state on disk is the weights,
-the optimiser and the number of the epoch: a run that was killed and resumed ends in the same weights as one that was not.
+Everything random in an epoch comes from generators seeded with (seed, epoch), so the state on disk is just the weights,
+the optimiser and the epoch's number, and a run that was killed and resumed ends in the same weights as one that was not.
 """
 
 import csv
@@ -119,9 +119,9 @@ def pretrain(
             line |= {f"held_out_{k}": v for k, v in validate(network, validation, device).items()}
             lowest = min((c["held_out_mse"] for c in curves if "held_out_mse" in c), default=np.inf)
             if line["held_out_mse"] < lowest:
-                best = {name: value.clone() for name, value in network.state_dict().items()}
+                best = _snapshot(network)
         elif validation is None and last:
-            best = network.state_dict()
+            best = _snapshot(network)
         curves.append(line)
         tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in best.items()} | optimiser_tensors(network, optimiser)
@@ -161,6 +161,10 @@ def _losses(network, images, cords, config, generator):
     )
     weight = inside * masks.target_valid[:, :, None]
     return reconstruction_loss(pixels, edges, truth, true_edges, weight, config.edge_weight)
+
+
+def _snapshot(network):
+    return {name: value.detach().clone() for name, value in network.state_dict().items()}
 
 
 def _take(patches, positions):

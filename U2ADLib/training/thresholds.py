@@ -41,8 +41,8 @@ def phantom_thresholds(
                 segment=float(np.percentile(segments[rule], PERCENTILE)),
                 patient=float(np.percentile(patients[rule], PERCENTILE)),
                 slices=rule,
-                origin=f"{PERCENTILE}th percentile of the maxima of {len(segments[rule])} segments and {count} patients "
-                f"on lesion-free clinical phantoms (seeds from {THRESHOLD_SEEDS}) that trained nothing; "
+                origin=f"{PERCENTILE}th percentile of the maxima of {len(segments[rule])} segments and {count} "
+                f"patients on lesion-free clinical phantoms (seeds from {THRESHOLD_SEEDS}) that trained nothing; "
                 "not set on patients",
             )
         )

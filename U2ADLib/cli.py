@@ -1,0 +1,359 @@
+"""The command line: `u2ad` and `python -m U2ADLib`.
+
+Exit codes: 0 done, 1 something unexpected in at least one case of a batch, 2 usage, 3 input refused (in a batch: at least
+one case), 4 model or installation, 130 cancelled. What the user must know goes to standard error, results to standard
+output; with `--progress json` both are JSON lines on standard output.
+
+Nothing heavy is imported before a command needs it.
+"""
+
+import argparse
+import json
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+
+from . import __version__
+from .cancel import Cancellation
+from .errors import Cancelled, InputError, InstallationError, U2ADError, UsageError
+from .progress import JsonProgress, Progress, ProgressBar, no_progress
+
+CONVENTIONS = ("auto", "sct", "sct-levels", "totalspineseg", "spineps")
+# Import name → name for pip, of everything a command may find missing.
+PACKAGES = {
+    "torch": "torch",
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "SimpleITK": "SimpleITK",
+    "skimage": "scikit-image",
+    "PIL": "Pillow",
+    "safetensors": "safetensors",
+}
+RESEARCH_USE = "For research only; not a medical device."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a console without "×" must not stop a run
+    options = build_parser().parse_args(arguments)
+    console = Console(getattr(options, "progress", "none"))
+    try:
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")  # the libraries' own; ours are notes
+            return options.run(options, console) or 0
+    except U2ADError as error:
+        return console.error(error)
+    except KeyboardInterrupt:
+        return console.error(Cancelled())
+    except ModuleNotFoundError as error:
+        package = PACKAGES.get((error.name or "").partition(".")[0])
+        if package is None:
+            raise
+        return console.error(
+            InstallationError(f"The package {package} is not installed: run `pip install {package}`.")
+        )
+    except BrokenPipeError:
+        # Whoever read the output is gone. Python flushes at exit and would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Cancelled.exit_code
+
+
+class Console:
+    """Where progress, notes, results and errors go."""
+
+    def __init__(self, kind: str):
+        """:param kind: "bar", "json" or "none"."""
+        self._json = kind == "json"
+        self.progress: Progress = {"bar": ProgressBar, "json": JsonProgress}.get(kind, lambda: no_progress)()
+        # A bar may stand unfinished in the line.
+        self._clear = "\r\x1b[K" if kind == "bar" and sys.stderr.isatty() else ""
+
+    def say(self, message: str) -> None:
+        """Something the user should know."""
+        if self._json:
+            self._line(message=message, level="note")
+        else:
+            print(f"{self._clear}u2ad: {message}", file=sys.stderr, flush=True)
+
+    def result(self, text: str, **values) -> None:
+        """What the command was for; `values` are for programs."""
+        if self._json:
+            self._line(**values, summary=text)
+        else:
+            print(text, flush=True)
+
+    def error(self, error: U2ADError) -> int:
+        """Tell why the command ends; returns its exit code."""
+        text = " ".join(str(error).split())
+        if self._json:
+            self._line(error=text, exit_code=error.exit_code)
+        print(f"{self._clear}u2ad: error: {text}", file=sys.stderr, flush=True)
+        return error.exit_code
+
+    def _line(self, **values):
+        print(json.dumps(values), flush=True)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# commands; each takes the parsed options and returns an exit code, None for 0
+
+
+def analyse(options, console: Console) -> None:
+    """`u2ad analyse`"""
+    with _cancellable(options, console) as progress:
+        progress("Reading", 0, 1)
+        from .batch import Options, analyse_files, check_options
+        from .report import summary_text, write_results
+
+        wanted = _pick(Options, options)
+        check_options(wanted)
+        _quieten()
+        analysis = analyse_files(options.image, options.cord, options.discs, wanted, progress, console.say)
+        progress("Writing", 0, 1)
+        write_results(analysis, options.out, overwrite=options.overwrite)
+    console.progress("Writing", 1, 1)
+    console.result(summary_text(analysis), result=str(options.out))
+
+
+def batch(options, console: Console) -> int:
+    """`u2ad batch`"""
+    from .dataset import find_cases
+
+    cases = find_cases(options.folder)
+    kept = "Cancelled. The cases that are done are kept; the same command goes on from there."
+    with _cancellable(options, console, kept) as progress:
+        from .batch import DONE, FAILED, SUMMARY, Options, run_batch
+
+        _quieten()
+        rows = run_batch(
+            cases,
+            options.out,
+            _pick(Options, options),
+            workers=options.workers,
+            dask=options.dask,
+            derivatives=options.derivatives,
+            progress=progress,
+            say=console.say,
+        )
+    states = [row["status"] for row in rows]
+    flagged = sum(row["patient_flagged"] is True for row in rows)
+    console.result(
+        f"{states.count(DONE)} of {len(rows)} cases done, {flagged} of them flagged. Table: {options.out / SUMMARY}\n"
+        f"{RESEARCH_USE}",
+        result=str(options.out / SUMMARY),
+    )
+    if FAILED in states:
+        return U2ADError.exit_code
+    return 0 if states.count(DONE) == len(states) else InputError.exit_code
+
+
+def pretrain(options, console: Console) -> None:
+    """`u2ad pretrain`"""
+    kept = "Cancelled. The training so far is kept; the same command goes on from there."
+    with _cancellable(options, console, kept) as progress:
+        from .training.recipe import config_with, pretrain_from_folder
+
+        _quieten()
+        config = config_with(epochs=options.epochs, batch=options.batch, seed=options.seed)
+        folder = pretrain_from_folder(
+            options.data,
+            options.out,
+            people=options.people,
+            validation=options.validation,
+            phantoms=options.phantoms,
+            threshold_phantoms=options.threshold_phantoms,
+            config=config,
+            device=options.device,
+            progress=progress,
+            say=console.say,
+        )
+    console.result(f"Model: {folder}\nCurves: {folder / 'training' / 'curves.png'}", result=str(folder))
+
+
+def models_list(options, console: Console) -> None:
+    """`u2ad models list`"""
+    from .package import BUNDLED_DEFAULT, list_models
+
+    for entry in list_models():
+        origin = "bundled" if entry.bundled else "yours"
+        default = ", default" if entry.name == BUNDLED_DEFAULT else ""
+        print(f"{entry.name:<24} {origin}{default}{f': {entry.problem}' if entry.problem else ''}")
+
+
+def models_show(options, console: Console) -> None:
+    """`u2ad models show`"""
+    from .package import find_model, read_card
+
+    folder = find_model(options.name)
+    print(json.dumps(read_card(folder), indent=1, ensure_ascii=False))
+
+
+def models_verify(options, console: Console) -> None:
+    """`u2ad models verify`"""
+    from .package import find_model, verify_model
+
+    card = verify_model(find_model(options.name))
+    print(f"{card.get('name', options.name)}: the weights match their checksum {card['weights']['sha256'][:16]}…")
+
+
+def models_install(options, console: Console) -> None:
+    """`u2ad models install`"""
+    from .package import install_model
+
+    entry = install_model(options.source, options.name)
+    print(f"Installed {entry.name} in {entry.folder}")
+
+
+def models_remove(options, console: Console) -> None:
+    """`u2ad models remove`"""
+    from .package import remove_model
+
+    print(f"Removed {remove_model(options.name)}")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# arguments
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole tree of commands."""
+    parser = argparse.ArgumentParser(
+        prog="u2ad",
+        description="Find what does not look like a spinal cord in sagittal T2-weighted MR of the neck.",
+        epilog=f"{RESEARCH_USE} Exit codes: 0 done, 2 usage, 3 input refused, 4 model or installation, 130 cancelled.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"u2ad {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    running = argparse.ArgumentParser(add_help=False)
+    group = running.add_argument_group("running")
+    group.add_argument(
+        "--progress", choices=("bar", "json", "none"), default="bar", help="bar for people, JSON lines for programs"
+    )
+    group.add_argument(
+        "--cancel-on-stdin-close", action="store_true", help="stop when standard input ends (else it is never read)"
+    )
+    device = argparse.ArgumentParser(add_help=False)
+    device.add_argument("--device", default="auto", metavar="auto|cpu|cuda|mps", help="where to compute (%(default)s)")
+    settings = _analysis_arguments()
+
+    def command(parent, function, name, summary, parents=()):
+        made = parent.add_parser(
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", parents=parents, allow_abbrev=False
+        )
+        made.set_defaults(run=function)
+        return made
+
+    one = command(commands, analyse, "analyse", "analyse one image", [settings, device, running])
+    one.add_argument("image", type=Path, metavar="IMAGE", help="NIfTI, NRRD, MetaImage, DICOM file or folder")
+    one.add_argument("--series", metavar="UID", help="series of a DICOM folder, where it holds several")
+    one.add_argument("--cord", type=Path, metavar="MASK", help="mask of the spinal cord")
+    one.add_argument("--discs", type=Path, metavar="LABELS", help="labels of the discs; without them no segments")
+    one.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="folder for the results")
+    one.add_argument("--overwrite", action="store_true", help="replace results that are there")
+
+    many = command(commands, batch, "batch", "analyse all images of a folder", [settings, device, running])
+    many.add_argument("folder", type=Path, metavar="FOLDER", help="BIDS dataset, or images or DICOM folders with masks")
+    many.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="folder for results and summary.csv")
+    many.add_argument("--workers", type=_positive, default=1, metavar="N", help="processes that share the cores (1)")
+    many.add_argument("--dask", metavar="ADDRESS", help="run on the Dask cluster of this scheduler (tcp://…)")
+    many.add_argument("--derivatives", action="store_true", help="also write BIDS derivatives")
+
+    train = command(commands, pretrain, "pretrain", "train a model on healthy images", [device, running])
+    train.add_argument("data", type=Path, metavar="DATA", help="folder of images with cord masks, BIDS or flat")
+    train.add_argument("--out", type=Path, metavar="MODEL", required=True, help="folder for the model package")
+    train.add_argument("--people", nargs="+", default=(), metavar="PERSON", help="train on these only")
+    train.add_argument(
+        "--validation", nargs="+", default=(), metavar="PERSON|IMAGE", help="choose the best epoch on these"
+    )
+    train.add_argument("--phantoms", type=int, default=0, metavar="N", help="simulated necks to learn from as well (0)")
+    train.add_argument(
+        "--threshold-phantoms", type=int, default=100, metavar="N",
+        help="lesion-free simulated necks that set the thresholds (%(default)s)",
+    )  # fmt: skip
+    train.add_argument("--epochs", type=_positive, metavar="N")
+    train.add_argument("--batch", type=_positive, metavar="N", help="slices in a batch")
+    train.add_argument("--seed", type=int, default=0)
+
+    models = commands.add_parser("models", help="list, check, install and remove models", allow_abbrev=False)
+    verbs = models.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    command(verbs, models_list, "list", "list all models")
+    for function, name, summary in (
+        (models_show, "show", "print the card of a model"),
+        (models_verify, "verify", "check that a model is undamaged"),
+        (models_remove, "remove", "delete an installed model"),
+    ):
+        verb = command(verbs, function, name, summary)
+        verb.add_argument("name", metavar="NAME", help="name of a model" + (" or folder" * (name != "remove")))
+    install = command(verbs, models_install, "install", "install a model from a folder or .zip file")
+    install.add_argument("source", type=Path, metavar="FOLDER|ZIP")
+    install.add_argument("--name", help="name to install it under")
+    return parser
+
+
+def _analysis_arguments() -> argparse.ArgumentParser:
+    """Those that `analyse` and `batch` share; their names are the fields of `batch.Options`."""
+    parser = argparse.ArgumentParser(add_help=False)
+    group = parser.add_argument_group("labels")
+    for kind in ("cord", "disc"):
+        group.add_argument(
+            f"--{kind}-convention", choices=CONVENTIONS, default="auto", help=f"how to read the {kind} labels (auto)"
+        )
+    group.add_argument(
+        "--shift-levels", type=int, default=0, metavar="±N", help="add to every disc's number: +1 is one level down"
+    )
+    group = parser.add_argument_group("method")
+    group.add_argument("--slices", default="all", metavar="all|middle|N", help="slices to analyse (%(default)s)")
+    group.add_argument("--model", default="default", metavar="NAME|FOLDER", help="see `u2ad models list`")
+    group.add_argument("--k", type=int, metavar="K", help="reconstructions of every patch (as the model says, else 10)")
+    group.add_argument("--scheme", choices=("balanced", "random"), help="Monte Carlo masks")
+    group.add_argument("--seed", type=int, default=0, help="the same seed gives the same result (%(default)s)")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _cancellable(options, console: Console, message: str | None = None):
+    """Watch for the wish to stop; gives the progress callback that raises `Cancelled` then."""
+    cancellation = Cancellation(message)
+    if options.cancel_on_stdin_close:
+        cancellation.on_end_of_file()
+    shown = None
+
+    def progress(*stage):
+        nonlocal shown
+        cancellation.check()
+        if stage != shown:  # some callers tick only to hear of a cancellation
+            console.progress(*stage)
+        shown = stage
+
+    with cancellation.on_signals():
+        yield progress
+
+
+def _pick(kind, options):
+    """A dataclass from the options of the same names."""
+    return kind(**{f.name: getattr(options, f.name) for f in fields(kind) if hasattr(options, f.name)})
+
+
+def _quieten() -> None:
+    """ITK's own warnings are for developers; what matters to the user is checked and said in our words."""
+    import SimpleITK
+
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
