@@ -110,7 +110,8 @@ def save_png(path: Path, picture: np.ndarray) -> None:
     """Write an RGB array (H, W, 3) uint8 beside its place and move it there."""
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
-    Image.fromarray(picture).save(temporary, format="PNG", dpi=(DOTS_PER_INCH, DOTS_PER_INCH))
+    # Level 3: as small as the default of 6 within a few percent, in half the time.
+    Image.fromarray(picture).save(temporary, format="PNG", dpi=(DOTS_PER_INCH,) * 2, compress_level=3)
     os.replace(temporary, path)
 
 
@@ -396,7 +397,7 @@ _HEAT = np.array([
 ]) / 255  # fmt: skip
 OPAQUE_FROM = 0.5  # of the highest value on the colour bar; below, the heat is transparent in proportion
 MOST_OPAQUE = 0.85
-HEAT_TOP = 3.0  # the colour bar ends at this many segment thresholds, so that people can be compared
+HEAT_TOP = 2.5  # the colour bar ends at this many segment thresholds, so that people can be compared
 
 BRIGHTEST = 2.5  # medians of the cord are shown white: the window is set for the cord, CSF may be saturated
 MARGIN_PX = (8, 26)  # around the cord, in image rows and columns
@@ -417,7 +418,7 @@ def heat_overlay(grey: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def heat_top(analysis) -> float:
-    """The anomaly shown in the last colour: 3 segment thresholds, or the highest value where there are none."""
+    """The anomaly shown in the last colour: 2.5 segment thresholds, or the highest value where there are none."""
     if analysis.thresholds:
         return HEAT_TOP * analysis.thresholds.segment
     return float(analysis.anomaly.max()) or 1.0
@@ -499,7 +500,7 @@ def _draw_tile(canvas, analysis, k, window, scale, corner, brightest):
         normal = np.array([-tangents[0, 1], tangents[0, 0]])
         for side in (-1, 1):
             reach = side * np.array([[_TICK_MM[0]], [_TICK_MM[1]]])
-            canvas.line(at(right, points + reach * normal), _TEXT, 1.5)
+            canvas.line(at(right, points + reach * normal), SKY, 1.5)
     for s in marks:
         points, tangents = centreline.at(np.array([s]))
         normal = np.array([-tangents[0, 1], tangents[0, 0]])

@@ -1,79 +1,122 @@
-"""A simulated T2-weighted neck with its cord, CSF, discs and lesions (sizes and signals: see `PhantomConfig`).
+"""A simulated T2-weighted sagittal neck: what to train, test and demonstrate with where no patient may be used.
 
-Every voxel gets coordinates in the neck's own frame: `s`, millimetres along the cord from head to feet, `u`,
-perpendicular to it in the sagittal plane (posterior positive), and `x`, across. Tissues are painted in that frame, one
-over the other, with edges as soft as the voxel is large; then come texture, coil, blur and noise, as in a scanner.
+The anatomy is drawn in coordinates of the spinal canal and rendered on the voxel grid of the scan:
+
+- s: millimetres along the canal's midline, 0 at the disc C2/C3, growing towards the feet
+- d: millimetres in front of that midline, in the sagittal plane and perpendicular to it
+- x: millimetres to the right of that midline
+
+Every tissue is a soft shape painted over what is already there; thick slices are the mean of several thin ones.
+Sizes are textbook averages, signals are relative to the spinal cord. Nothing in it was taken from a person's image.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, zoom
+from scipy.ndimage import gaussian_filter, gaussian_filter1d, map_coordinates, zoom
+from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
 
-from ..config import SEGMENT_NAMES
-from ..errors import UsageError
+from ..config import SEGMENT_NAMES, as_dict
 from ..volume import Volume, reorient
 
-# Template distances from disc to disc, mm: C2/3 → C3/4 is the height of C3, and so on to T3 (method notes, PAM50).
-_PITCH = {3: 18.5, 4: 18.5, 5: 16.5, 6: 15.5, 7: 17.0, 8: 21.5, 9: 22.0, 10: 22.5, 11: 23.0}
-# Cord half-diameters (AP, RL) at C3, C5, C7, T1, mm.
-_CORD_LEVELS = (3.0, 5.0, 7.0, 8.0)
-_CORD_AP = (7.5, 7.4, 6.3, 6.0)
-_CORD_RL = (12.0, 12.5, 10.5, 9.6)
+# Disc number (Spinal Cord Toolbox: 3 = C2/C3) → s of its middle, in mm, before `level_scale`.
+DISC_S = {
+    2: -15.5,  # where the body of C2 ends and its dens begins
+    3: 0.0,
+    4: 18.5,
+    5: 37.0,
+    6: 53.5,
+    7: 69.0,
+    8: 86.0,
+    9: 107.5,
+    10: 129.5,
+    11: 152.0,
+    12: 175.0,
+    13: 199.0,
+}
+LABELLED_DISCS = tuple(SEGMENT_NAMES)
+CORD_TOP_S = -36.0  # the mask begins below the foramen magnum, as manual masks do
+# The cord's full width at s (mm): front to back and right to left (medulla, C1, C3, C5, C7, T1, T4).
+_CORD_S = (-62, -44, -28, 9, 45, 77, 97, 165)
+_CORD_AP = (13.0, 10.5, 8.6, 7.5, 7.4, 6.3, 6.0, 5.8)
+_CORD_RL = (17.0, 14.0, 11.6, 12.0, 12.5, 10.5, 9.6, 8.8)
+_CURVE_S = (-110, -60, -20, 15, 45, 75, 105, 150, 230)  # where `PhantomConfig.curve_deg` holds
+_BODY, _DISC = 0.64, 0.32  # height as part of the distance between discs
 
 
 @dataclass(frozen=True)
-class LesionConfig:
-    """A soft-edged ellipsoid in the cord, centred in a segment."""
+class Lesion:
+    """A T2-bright ellipsoid in the cord.
 
-    segment: str  # "C4-5"
-    contrast: float = 0.5  # share of the difference between CSF and cord
-    ap_mm: float = 4.0
-    length_mm: float = 12.0
-    rl_mm: float = 5.0
-    offset_mm: float = 0.0  # of the centre towards the back
+    :param segment: "C4-5" lies at the disc C4/C5.
+    :param contrast: brightness above the cord, as a part of the difference between CSF and cord.
+    :param offset_mm: its centre from the cord's, (along the cord to the feet, to the front, to the right).
+    """
+
+    segment: str
+    contrast: float
+    ap_mm: float
+    length_mm: float
+    rl_mm: float
+    offset_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Bulge:
+    """A disc that bulges into the canal by `depth_mm`, and a ligament behind that folds in by half as much."""
+
+    segment: str
+    depth_mm: float
 
 
 @dataclass(frozen=True)
 class PhantomConfig:
-    """Geometry of the scan, anatomy and signal. Signals are relative to the cord's."""
+    """The anatomy, contrast and scan of one phantom. Lengths in mm, angles in degrees, signals relative to the cord."""
 
-    slices: int = 15
-    rows: int = 320
-    columns: int = 320
-    pixel_mm: float = 0.7
-    slice_mm: float = 3.3
-    codes: str = "LIP"  # where the array's axes point
-    tilt_degrees: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of the whole scan about R, A, S
-    lordosis_degrees: float = 15.0  # between C2 and C7; negative: kyphosis
-    thoracic_degrees: float = 30.0  # kyphosis below C7
-    lean_degrees: float = 8.0  # of the neck at C2, forwards
-    lateral_mm: float = 2.0  # side-to-side bend of the cord
-    size: float = 1.0  # of the whole neck
-    cord_size: float = 1.0
-    sac_ap_mm: float = 13.0  # cord and CSF
-    cord_shift: float = 0.0  # of the cord in the sac, −1 … 1 of the room there is, towards the back
-    top_mm: float = 45.0  # field of view above the disc C2/3
-    csf: float = 2.2
+    # scan
+    spacing_mm: tuple[float, float, float] = (3.3, 0.7, 0.7)  # between slices, rows and columns
+    thickness_mm: float = 3.0  # of a slice
+    shape: tuple[int, int, int] = (15, 320, 320)  # slices, rows, columns
+    axes: str = "PIL"  # where the voxel axes point, as a DICOM series has them
+    rotation_deg: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of patient and scan, about R, A and S
+    centre_s_mm: float = 45.0  # the point of the canal in the middle of the field of view, from head to feet
+    forward_mm: float = 4.0  # how far in front of the canal the field's middle lies
+    # anatomy
+    curve_deg: tuple[float, ...] = (14, 12, 1, -6, -3, 9, 20, 24, 20)  # canal's slope to the back, head to feet
+    bend_mm: float = 1.5  # how far the spine leaves the middle plane
+    twist_deg: float = 1.0
+    level_scale: float = 0.98  # distance between discs, relative to the average adult
+    cord_scale: tuple[float, float] = (1.0, 1.0)  # front–back and right–left
+    sac_ap_mm: float = 12.8
+    cord_forward_mm: float = 0.4  # cord's position in the canal
+    body_depth_mm: float = 16.5
+    skin_mm: float = 56.0  # from the canal to the skin of the neck's back
+    bulges: tuple[Bulge, ...] = ()
+    lesions: tuple[Lesion, ...] = ()
+    # signal
+    csf: float = 2.3
     body: float = 0.85
-    disc: float = 0.45
-    disc_spread: float = 0.25
-    muscle: float = 0.45
-    fat: float = 3.0
+    disc: float = 0.5
+    fat: float = 2.6
+    muscle: float = 0.42
     grey_matter: float = 0.06  # brighter than white matter by
-    cord_texture: float = 0.03
-    cord_drift: float = 0.04  # slow changes along the cord
-    coil: float = 1.6  # ratio of the brightest to the darkest place along the neck
-    blur_mm: float = 0.6  # FWHM in the plane
-    noise: float = 0.05  # standard deviation
-    flow_voids: float = 0.15
-    bulges: tuple[tuple[int, float], ...] = ()  # (disc number, depth in mm) that indent sac and cord
-    lesions: tuple[LesionConfig, ...] = field(default_factory=tuple)
+    central_canal: float = 0.06  # brighter than the cord by
+    flow_void: float = 0.25  # CSF's loss of signal by its motion
+    # camera
+    drift: float = 1.5  # largest to smallest brightness along the neck
+    drift_phase: float = 0.3  # of that curve, 0–1
+    coil_mm: float = 110.0  # the signal falls to 1/e over this distance from the back of the neck
+    blur_mm: float = 0.55  # standard deviation
+    noise: float = 0.035  # standard deviation in each channel, relative to the cord
+    cord_signal: float = 260.0  # stored value
 
 
 @dataclass(frozen=True)
 class Phantom:
-    """volume int16; cord, csf, discs (single voxels 3 … 8 at the posterior tips) and lesions (1 … n) uint8."""
+    """volume: int16 image; cord, csf: uint8 masks; discs: uint8, single voxels 3 (C2/3) … 8 (C7/T1) at the posterior
+    tips; lesions: uint8, numbered from 1. All on one grid. description: the configuration, the seed and the lesions.
+    """
 
     volume: Volume
     cord: Volume
@@ -83,383 +126,511 @@ class Phantom:
     description: dict
 
 
-def random_config(kind: str, rng: np.random.Generator, **changes) -> PhantomConfig:
-    """Anatomy and signal at random for a scan of the given kind: "clinical" (2D TSE) or "space" (3D, 1 mm)."""
-    if kind not in ("clinical", "space"):
-        raise UsageError(f"A phantom is of kind 'clinical' or 'space', not {kind!r}.")
+def random_config(kind: str, rng: np.random.Generator) -> PhantomConfig:
+    """A random healthy neck and scan.
+
+    :param kind: "space" (3D, 1 mm isotropic, CSF 3.7–5.4 × cord) or "clinical" (2D TSE, slices of 3.3–5 mm).
+    """
+    if kind not in ("space", "clinical"):
+        raise ValueError(f"A phantom is 'space' or 'clinical', not {kind!r}.")
     u = rng.uniform
-    clinical = kind == "clinical"
-    pixel = u(0.4, 0.8) if clinical else 1.0
-    field_mm = u(200, 260)
-    drawn = dict(
-        slices=int(rng.integers(9, 18)) if clinical else 24,
-        rows=int(field_mm / pixel),
-        columns=int(field_mm / pixel),
-        pixel_mm=float(pixel),
-        slice_mm=float(u(3.3, 5.0)) if clinical else 1.0,
-        codes=str(rng.choice(["LIP", "RIP", "PSR", "PIL"])),
-        tilt_degrees=tuple(u(-6, 6, 3).tolist()),
-        lordosis_degrees=float(u(-15, 40)),
-        thoracic_degrees=float(u(15, 45)),
-        lean_degrees=float(u(-5, 18)),
-        lateral_mm=float(u(0, 4)),
-        size=float(u(0.88, 1.12)),
-        cord_size=float(u(0.85, 1.15)),
-        sac_ap_mm=float(u(11.0, 15.5)),
-        cord_shift=float(u(-0.8, 0.5)),
-        top_mm=float(u(25, 80)),
-        csf=float(u(1.7, 2.8) if clinical else u(3.2, 5.4)),
-        body=float(u(0.6, 1.1) if clinical else u(0.4, 0.75)),
-        disc=float(u(0.25, 0.7) if clinical else u(0.35, 0.9)),
-        disc_spread=float(u(0.1, 0.4)),
-        muscle=float(u(0.25, 0.6)),
-        fat=float(u(1.8, 4.0)),
-        grey_matter=float(u(0.0, 0.1)),
-        cord_texture=float(u(0.01, 0.05)),
-        cord_drift=float(u(0.02, 0.08)),
-        coil=float(u(1.0, 2.2)),
-        blur_mm=float(u(0.5, 1.3)),
-        noise=float(u(0.02, 0.07)),
-        flow_voids=float(u(0.0, 0.35)),
+    slope, lordosis, thorax = u(-6, 10), u(-14, 22), u(10, 38)
+    curve = slope + lordosis * np.array((0.3, 0.3, -0.1, -0.5, -0.35, 0.2, 0.5, 0.5, 0.4))
+    curve = curve + np.array((12, 9, 2, 0, 0, 0.2 * thorax, 0.75 * thorax, thorax, thorax)) + u(-4, 4, 9)
+    bulges = tuple(Bulge(SEGMENT_NAMES[n], round(u(0.3, 1.6), 2)) for n in LABELLED_DISCS if rng.random() < 0.25)
+    if kind == "space":
+        scan = dict(spacing_mm=(1.0, 1.0, 1.0), thickness_mm=1.0, shape=(int(rng.integers(15, 25)), 216, 288))
+        signal = dict(csf=u(3.7, 5.4), body=u(0.4, 0.7), disc=u(0.35, 0.8), fat=u(2.5, 4.0), blur_mm=u(0.45, 0.7))
+        signal |= dict(muscle=u(0.25, 0.45), noise=u(0.015, 0.05), coil_mm=u(45, 90), flow_void=u(0.05, 0.3))
+        axes = str(rng.choice(("PSR", "PIR", "RSP", "LPS")))
+    else:
+        pixel = u(0.4, 0.8)
+        size = int(np.clip(round(u(190, 260) / pixel / 16) * 16, 256, 448))
+        gap = u(3.3, 5.0)
+        scan = dict(spacing_mm=(gap, pixel, pixel), thickness_mm=gap * u(0.8, 1), shape=(2 * int(rng.integers(4, 9)) + 1,
+                    size, size))
+        signal = dict(csf=u(1.8, 2.7), body=u(0.6, 1.05), disc=u(0.25, 0.7), fat=u(2.0, 3.5), blur_mm=u(0.35, 0.75))
+        signal |= dict(muscle=u(0.3, 0.6), noise=u(0.02, 0.08), coil_mm=u(70, 160), flow_void=u(0.1, 0.5))
+        axes = str(rng.choice(("PIL", "PIR", "LIP", "ASR")))
+    return PhantomConfig(
+        **scan,
+        **signal,
+        axes=axes,
+        rotation_deg=tuple(u(-6, 6, 3)),
+        centre_s_mm=u(35, 60),
+        forward_mm=u(-6, 14),
+        curve_deg=tuple(curve),
+        bend_mm=u(-3, 3),
+        twist_deg=u(-4, 4),
+        level_scale=u(0.88, 1.08),
+        cord_scale=(u(0.86, 1.14), u(0.88, 1.12)),
+        sac_ap_mm=u(11.5, 15),
+        cord_forward_mm=u(-1.5, 1.5),
+        body_depth_mm=u(14.5, 18.5),
+        skin_mm=u(45, 68),
+        bulges=bulges,
+        grey_matter=u(0, 0.12),
+        central_canal=u(0, 0.12),
+        drift=u(1.1, 2.0),
+        drift_phase=u(0, 1),
+        cord_signal=u(120, 420),
     )
-    return PhantomConfig(**(drawn | changes))
 
 
-class _Neck:
-    """The curve of the cord and the neck's frame: s along it, u across it, x from its middle."""
-
-    def __init__(self, config: PhantomConfig, rng: np.random.Generator):
-        size = config.size
-        self.disc_s = {3: 0.0}
-        for number, pitch in _PITCH.items():
-            self.disc_s[number + 1] = self.disc_s[number] + pitch * size * rng.uniform(0.95, 1.05)
-        s = np.arange(-150.0, 260.0, 0.5)
-        c7 = self.disc_s[7]
-        # The slope against the vertical turns from the lean at C2 by the lordosis, and back below C7.
-        lordosis = np.interp(s, [-40, c7 * 0.9], [0, 1])
-        lordosis = gaussian_filter(lordosis, 30, mode="nearest")
-        thoracic = gaussian_filter(np.interp(s, [c7, c7 + 110], [0, 1]), 30, mode="nearest")
-        slope = np.deg2rad(config.lean_degrees + config.lordosis_degrees * lordosis - config.thoracic_degrees * thoracic)
-        self.s, self.slope = s, slope
-        z, y = np.cumsum(np.cos(slope)) * 0.5, np.cumsum(np.sin(slope)) * 0.5
-        middle = np.searchsorted(s, (self.disc_s[3] + self.disc_s[8]) / 2)
-        self.z, self.y = z - np.interp(0, s, z), y - y[middle]
-        bend = rng.uniform(0, 2 * np.pi)
-        self.x = config.lateral_mm * np.sin(s / 70 + bend)
-
-    def frame(self, x, y, z):
-        """(s, u, x) of points in mm; y posterior, z down, x to the patient's left."""
-        at = np.interp(z, self.z, np.arange(len(self.z)))
-        index = at.astype(int)
-        slope = np.interp(at, np.arange(len(self.z)), self.slope)
-        ahead = y - np.interp(z, self.z, self.y)
-        # One Newton step towards the foot of the perpendicular; limited where the curve's radius is small.
-        s = self.s[index] + (at - index) * 0.5 + np.clip(ahead, -60, 60) * np.sin(slope)
-        at = np.interp(s, self.s, np.arange(len(self.s)))
-        foot_y, foot_z = np.interp(s, self.s, self.y), np.interp(s, self.s, self.z)
-        slope = np.interp(s, self.s, self.slope)
-        u = (y - foot_y) * np.cos(slope) - (z - foot_z) * np.sin(slope)
-        return s, u, x - np.interp(s, self.s, self.x)
-
-    def point(self, s, u, x=0.0):
-        """(x, y, z) of a place in the neck's frame."""
-        slope = np.interp(s, self.s, self.slope)
-        y = np.interp(s, self.s, self.y) + u * np.cos(slope)
-        z = np.interp(s, self.s, self.z) - u * np.sin(slope)
-        return np.interp(s, self.s, self.x) + x, y, z
-
-
-def simulate_phantom(config: PhantomConfig | None = None, seed: int = 0) -> Phantom:
-    """Paint, degrade and label. The same configuration and seed give the same bytes."""
-    config = config or PhantomConfig()
+def simulate_phantom(config: PhantomConfig, seed: int) -> Phantom:
+    """The phantom of a configuration; `seed` decides on texture, noise and what differs from level to level."""
     rng = np.random.default_rng(seed)
-    neck = _Neck(config, rng)
-    shape = (config.slices, config.rows, config.columns)
-    thick = max(1, round(config.slice_mm))  # a thick slice is the mean of thin ones
-    x = (np.arange(config.slices * thick) - (config.slices * thick - 1) / 2) * config.slice_mm / thick
-    z = np.arange(config.rows) * config.pixel_mm - config.top_mm
-    front = 0.55 * config.columns * config.pixel_mm  # the cord lies behind the middle of the picture
-    y = np.arange(config.columns) * config.pixel_mm - front
-    # s and u do not depend on x: the neck is straight across, its bend is small.
-    s, u, _ = neck.frame(0.0, y[None, :], z[:, None])
-    shift = np.interp(s, neck.s, neck.x)
-    signal = np.zeros(shape, np.float32)
-    parts = {name: np.zeros(shape, np.float32) for name in ("cord", "csf", *range(1, len(config.lesions) + 1))}
-    body = _tissue_maps(neck, config, s, u, rng)
-    for k, across in enumerate(x):
-        slab = k // thick
-        image, cord, sac, lesions = _paint(neck, config, body, s, u, across - shift)
-        signal[slab] += image / thick
-        parts["cord"][slab] += cord / thick
-        parts["csf"][slab] += (sac - cord) / thick
-        for number, lesion in enumerate(lesions, start=1):
-            parts[number][slab] += lesion / thick
-    signal = _acquire(signal, config, s, rng)
-    affine, change = _geometry(config, y, z)
-    discs = np.zeros(shape, np.uint8)
-    for number in SEGMENT_NAMES:
-        tip = -_sac_front(neck, config, neck.disc_s[number])
-        px, py, pz = neck.point(neck.disc_s[number], tip)
-        at = ((px - x.mean()) / config.slice_mm + (config.slices - 1) / 2, (pz - z[0]) / config.pixel_mm,
-              (py - y[0]) / config.pixel_mm)  # fmt: skip
-        at = np.round(at).astype(int)
-        if (at >= 0).all() and (at < shape).all():
-            discs[tuple(at)] = number
-    labels = np.zeros(shape, np.uint8)
-    for number in range(1, len(config.lesions) + 1):
-        labels[parts[number] > 0.5] = number
-    scale = 1000 / np.percentile(signal, 99.5)
+    frame = _Frame(config, rng)
+    anatomy = _Anatomy(config, rng, frame)
+    image, cord, csf, lesions = anatomy.render()
+    image = _scan(image, frame, config, rng)
+    canonical = frame.volume(image)
+    grid, change = reorient(canonical, config.axes)
 
-    def volume(array, name):
-        return Volume(np.ascontiguousarray(change(array)), affine, name)
+    def stored(array, dtype):
+        return grid.with_array(np.ascontiguousarray(change.apply(array)).astype(dtype))
 
-    return Phantom(
-        volume=volume(np.clip(np.round(signal * scale), 0, 32767).astype(np.int16), "phantom"),
-        cord=volume((parts["cord"] > 0.5).astype(np.uint8), "phantom_cord"),
-        csf=volume((parts["csf"] > 0.5).astype(np.uint8), "phantom_csf"),
-        discs=volume(discs, "phantom_discs"),
-        lesions=volume(labels, "phantom_lesions"),
-        description={"seed": seed, "config": asdict(config), "disc_mm": {str(k): v for k, v in neck.disc_s.items()}},
-    )
-
-
-def _soft(distance, edge=0.5):
-    """1 inside (negative distance, mm), 0 outside, linear over ± edge."""
-    return np.clip(0.5 - distance / (2 * edge), 0, 1)
-
-
-def _box(wanted):
-    """The smallest window (two slices) around the true pixels; None if there are none."""
-    rows, columns = np.flatnonzero(wanted.any(axis=1)), np.flatnonzero(wanted.any(axis=0))
-    if not len(rows):
-        return None
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-
-
-def _field(rng, shape, sigma, step=1.0):
-    """Smooth random field, mean 0, standard deviation 1; `sigma` in pixels, computed on a coarse grid."""
-    factor = max(1, int(sigma / 3))
-    coarse = gaussian_filter(rng.standard_normal([n // factor + 2 for n in shape]), sigma / factor)
-    fine = zoom(coarse, factor, order=1)[tuple(slice(n) for n in shape)] if factor > 1 else coarse[
-        tuple(slice(n) for n in shape)
+    numbers = np.zeros(config.shape, np.uint8)
+    tips = {}
+    for number in LABELLED_DISCS:
+        point = anatomy.disc_tip(number)
+        index = np.round(canonical.to_ijk(point)).astype(int)
+        if (index >= 0).all() and (index < config.shape).all():
+            numbers[tuple(index)] = number
+            tips[number] = [round(float(v), 2) for v in point]
+    placed = [
+        as_dict(lesion) | {"number": n + 1, "centre_ras_mm": [round(float(v), 2) for v in anatomy.lesion_centre(lesion)]}
+        for n, lesion in enumerate(config.lesions)
     ]
-    return (fine / max(fine.std(), 1e-9)).astype(np.float32)
-
-
-def _level(neck, s, values):
-    """Interpolate values given at C3, C5, C7 and T1 (middle of the vertebra) over s."""
-    at = [(neck.disc_s[v] + neck.disc_s[v + 1]) / 2 for v in (3, 5, 7, 8)]
-    return np.interp(s, at, values)
-
-
-def _indent(neck, config, s):
-    """Depth in mm by which discs push the sac's front back."""
-    depth = np.zeros_like(s, dtype=float)
-    for number, mm in config.bulges:
-        depth += mm * np.exp(-0.5 * ((s - neck.disc_s[number]) / 3.5) ** 2)
-    return depth
-
-
-def _sac_front(neck, config, s):
-    """Distance from the cord's line to the front of the sac at s, mm."""
-    s = np.asarray(s, float)
-    return config.sac_ap_mm / 2 + config.cord_shift * _room(neck, config, s) - _indent(neck, config, s)
-
-
-def _cord_ap(neck, config, s):
-    cord = config.cord_size * _level(neck, s, _CORD_AP)
-    above = np.clip((-18.0 - s) / 40, 0, 1)  # towards the medulla and the pons
-    return cord * (1 + 0.25 * above) + 12 * np.clip((-45 - s) / 18, 0, 1) ** 2
-
-
-def _room(neck, config, s):
-    """Half of the free space in front of and behind the cord, mm."""
-    return np.maximum((config.sac_ap_mm - _cord_ap(neck, config, s)) / 2 - 0.6, 0)
-
-
-def _tissue_maps(neck, config, s, u, rng):
-    """What does not change across the thin slices of the middle: signals and masks (H, W) of bone, muscle and skin."""
-    shape, mm = s.shape, config.pixel_mm
-    maps = {"texture": _field(rng, shape, 1.2 / mm)}
-    streak = _field(rng, shape, 2.5 / mm)
-    maps["muscle"] = config.muscle * (1 + 0.25 * streak) + np.clip(streak - 1.0, 0, 1) * config.fat * 0.5
-    maps["behind"] = 30 + 10 * np.clip((s - 20) / 80, 0, 1.5) + 2 * _field(rng, shape, 20 / mm)
-    maps["front"] = 48 - 10 * np.clip((s - 30) / 60, 0, 1) + np.clip(s - 105, 0, 60) * 0.9
-    maps["csf_flow"] = 1 - config.flow_voids * np.clip(_field(rng, shape, 2.5 / mm), 0, 2)
-    maps["cord"] = (
-        1 + config.cord_texture * _field(rng, shape, 0.9 / mm)
-        + config.cord_drift * _field(rng, (shape[0], 1), 14 / mm)
-    )  # fmt: skip
-    level_signal = {n: config.body * (1 + 0.08 * rng.standard_normal()) for n in range(0, 14)}
-    disc_signal = {n: config.disc * np.exp(config.disc_spread * rng.standard_normal()) for n in range(0, 14)}
-    maps["body"], maps["disc"] = level_signal, disc_signal
-    maps["spinous"] = {n: rng.uniform(0.8, 1.2) for n in range(0, 14)}
-    return maps
-
-
-def _paint(neck, config, maps, s, u, x):
-    """One thin sagittal slice at the lateral position x (H, W): signal, cord, sac and lesion shares."""
-    edge = 0.5 * config.pixel_mm
-    front = _sac_front(neck, config, s)
-    back = config.sac_ap_mm / 2 - config.cord_shift * _room(neck, config, s)
-    image = maps["muscle"] * _soft(u - maps["behind"], 3) + config.fat * (1 - _soft(u - maps["behind"], 3))
-    # In front: prevertebral muscle, airway, then soft tissue of the throat and face.
-    vertebra_front = front + 2.0 + 16.5 * config.size
-    gullet = vertebra_front + 5
-    image = np.where(-u > gullet, config.muscle * 1.1 * (1 + 0.15 * maps["texture"]), image)
-    airway = _soft(np.maximum(np.abs(-u - gullet - 7) - 6 - 1.5 * np.sin(s / 15), np.abs(x) - 9), 1.0)
-    image = image * (1 - airway) + 0.03 * airway
-    # Skin and air around the neck.
-    outside = 1 - _soft(np.maximum(u - maps["behind"] - 13, -u - maps["front"] - 26), 1.0)
-    image = _column(neck, config, maps, image, s, u, x, front, edge)
-    image = _posterior(neck, config, maps, image, s, u, x, back, edge)
-    image = _skull(config, maps, image, s, u, x)
-    # Sac: an ellipse across, wider at the foramen magnum.
-    cistern = np.clip((-38 - s) / 14, 0, 1)
-    half_width = config.size * 10.5 + 10 * cistern
-    front_c, back_c = front + 3 * cistern, back + 10 * cistern
-    across = np.sqrt(np.clip(1 - (x / half_width) ** 2, 0, 1))
-    seen = np.abs(x) < half_width
-    dura = _soft(np.maximum(u - back_c * across - 0.9, -u - front_c * across - 0.9), edge) * seen
-    image = image * (1 - dura) + 0.12 * dura
-    sac = _soft(np.maximum(u - back_c * across, -u - front_c * across), edge) * seen
-    image = image * (1 - sac) + config.csf * maps["csf_flow"] * sac
-    # Cord; a bulge that leaves no room flattens it.
-    half = _cord_ap(neck, config, s) / 2
-    pushed = np.maximum(half - front + 0.3, 0)
-    centre, half = pushed / 2, half - pushed / 2
-    rl = config.cord_size * _level(neck, s, _CORD_RL) / 2 + 6 * np.clip((-45 - s) / 18, 0, 1) ** 2
-    q = np.sqrt(((u - centre) / half) ** 2 + (x / rl) ** 2)
-    cord = _soft((q - 1) * np.minimum(half, rl), edge)
-    grey = _soft(np.maximum(np.abs(np.abs(x) - 2.2) - 1.3, np.abs(u - centre) - 2.0), 0.6)
-    tissue = maps["cord"] * (1 + config.grey_matter * grey)
-    lesions = []
-    for lesion in config.lesions:
-        number = next(n for n, name in SEGMENT_NAMES.items() if name == lesion.segment)
-        r = np.sqrt(
-            ((s - neck.disc_s[number]) / (lesion.length_mm / 2)) ** 2
-            + ((u - centre - lesion.offset_mm) / (lesion.ap_mm / 2)) ** 2
-            + (x / (lesion.rl_mm / 2)) ** 2
-        )
-        share = _soft((r - 1) * lesion.ap_mm / 2, 0.6) * cord
-        tissue = tissue + lesion.contrast * (config.csf - 1) * share
-        lesions.append(share)
-    image = image * (1 - cord) + tissue * cord
-    below = cord * (s > -25)  # what counts as spinal cord begins below the foramen magnum
-    return image * (1 - outside), below, sac * (s > -25), lesions
-
-
-def _column(neck, config, maps, image, s, u, x, front, edge):
-    """Vertebral bodies, discs, endplates and the ligaments in front of the sac."""
-    depth = 16.5 * config.size
-    ahead = -u - front - 1.5  # mm in front of the sac's front wall
-    wide = _soft(np.abs(x) - 11 * config.size, 1.0)
-    column = _soft(np.maximum(-ahead - 1.5, ahead - depth - 1.5), edge) * wide * (s > -34)
-    image = image * (1 - column) + 0.1 * column  # ligaments and cortical bone
-    whole = (image, s, u, ahead, wide, maps["texture"], x)
-    for number in sorted(neck.disc_s):
-        centre = neck.disc_s[number]
-        box = _box((np.abs(whole[1] - centre - 8) < 24) & (np.abs(whole[3] - depth / 2) < depth))
-        if box is None:
-            continue
-        image, s, u, ahead, wide, texture, x = (part[box] for part in whole)
-        half = 0.16 * _PITCH.get(number, 22.0) * config.size
-        disc = _soft(np.maximum(np.maximum(-ahead, ahead - depth), np.abs(s - centre) - half + 0.9), edge) * wide
-        rim = np.clip(1.15 - (2 * (ahead - depth / 2) / depth) ** 2, 0.25, 1)
-        value = maps["disc"][number] * rim
-        image[:] = image * (1 - disc) + value * disc
-        following = neck.disc_s.get(number + 1, centre + 23 * config.size)
-        half_next = 0.16 * _PITCH.get(number + 1, 22.0) * config.size
-        waist = 0.6 * np.sin(np.pi * np.clip((s - centre) / (following - centre), 0, 1))
-        inside = np.maximum(centre + half + 0.7 - s, s - following + half_next + 0.7)
-        bone = _soft(np.maximum(np.maximum(-ahead + waist, ahead - depth + waist), inside), edge) * wide
-        vein = np.exp(-0.5 * (((s - (centre + following) / 2) / 0.8) ** 2 + ((ahead - 1.5) / 3) ** 2)) * (np.abs(x) < 4)
-        whole[0][box] = image * (1 - bone) + maps["body"][number] * (1 + 0.08 * texture + 0.8 * vein) * bone
-    image, s, u, ahead, wide, texture, x = whole
-    # C2 with the dens, and the front arch of C1.
-    c2_top = -0.16 * 15.5 * config.size - 0.7
-    c2 = _soft(np.maximum(np.maximum(-ahead, ahead - depth * 0.95), np.maximum(s - c2_top, c2_top - 17 - s)), edge)
-    dens = _soft(np.maximum(np.abs(ahead - 6.5) - 5.0, np.maximum(s - c2_top, c2_top - 33 - s)), edge)
-    c2 = np.maximum(c2 * wide, dens * _soft(np.abs(x) - 5.5, 0.8))
-    image = image * (1 - c2) + maps["body"][2] * (1 + 0.08 * maps["texture"]) * c2
-    line = np.exp(-0.5 * ((s - c2_top + 15) / 0.7) ** 2) * _soft(np.abs(ahead - 6.5) - 4.5, 0.5) * c2
-    image = image * (1 - 0.5 * line)
-    arch = _soft(np.hypot(ahead - 16.5, s - c2_top + 27) - 4, edge)
-    return image * (1 - arch) + maps["body"][1] * arch
-
-
-def _posterior(neck, config, maps, image, s, u, x, back, edge):
-    """Ligamentum flavum, laminae and spinous processes with fat between them."""
-    behind = u - back - 1.0
-    near = _soft(np.maximum(-behind, behind - 34), 1.0) * _soft(np.abs(x) - 9, 2.0) * (s > -30)
-    fatty = config.fat * 0.55 * (1 + 0.3 * maps["texture"])
-    image = image * (1 - 0.6 * near) + fatty * 0.6 * near
-    whole = (image, s, behind, maps["texture"], x)
-    for number in sorted(neck.disc_s):
-        middle = neck.disc_s[number] + 4 * config.size
-        box = _box((np.abs(whole[1] - middle - 7) < 18) & (np.abs(whole[2] - 20) < 24))
-        if box is None:
-            continue
-        image, s, behind, texture, x = (part[box] for part in whole)
-        length = np.interp(number, [2, 3, 5, 8, 13], [22, 16, 15, 30, 30]) * config.size * maps["spinous"][number]
-        droop = s - middle - 0.35 * np.clip(behind, 0, 40)
-        height = 4.2 + 0.06 * np.clip(behind, 0, 30)
-        outer = np.maximum(np.maximum(-behind - 0.4, behind - length - 1), np.abs(droop) - height - 1)
-        cortex = _soft(outer, edge) * _soft(np.abs(x) - 5 - 8 * (behind < 4), 1.0)
-        image = image * (1 - cortex) + 0.12 * cortex
-        inner = np.maximum(np.maximum(-behind + 1.2, behind - length), np.abs(droop) - height)
-        bone = _soft(inner, edge) * _soft(np.abs(x) - 4 - 8 * (behind < 4), 1.0)
-        whole[0][box] = image * (1 - bone) + maps["body"][number] * (1 + 0.08 * texture) * bone
-    image, s, behind, texture, x = whole
-    flavum = _soft(np.abs(u - back - 0.6) - 0.6, edge) * _soft(np.abs(x) - 9, 1.0) * (s > -25)
-    return image * (1 - flavum) + 0.15 * flavum
-
-
-def _skull(config, maps, image, s, u, x):
-    """Clivus in front of and cerebellum, skull behind the brain stem, above the foramen magnum."""
-    up = _soft(s + 42 + 0.25 * np.clip(u, -30, 60), 2.0)
-    brain = 1.15 * (1 + 0.12 * np.sin(np.hypot(u - 30, s + 75) * 2.2)) * np.ones_like(image)
-    vault = _soft(np.hypot((u - 28) / 48, (s + 85) / 45) - 1, 0.03) * up
-    image = image * (1 - up * 0.9) + config.muscle * 0.6 * up * 0.9
-    bone = _soft(np.abs(np.hypot((u - 28) / 48, (s + 85) / 45) - 1.06) * 47 - 3, 0.8) * _soft(s + 34, 2.0)
-    image = image * (1 - bone) + 0.25 * config.body * bone
-    image = image * (1 - vault) + config.csf * 0.9 * vault
-    cerebellum = _soft(np.hypot((u - 32) / 30, (s + 85) / 34) - 1, 0.04) * _soft(-(u - 6), 0.8)
-    image = image * (1 - cerebellum) + brain * cerebellum
-    clivus = _soft(np.maximum(np.abs(-u - 22 + 0.3 * (s + 50)) - 6, np.maximum(s + 44, -s - 110)), 1.0)
-    return image * (1 - clivus) + config.body * 1.1 * clivus
-
-
-def _acquire(signal, config, s, rng):
-    """Coil, blur, Rician noise: from tissue to what the scanner writes."""
-    drift = gaussian_filter(rng.standard_normal(signal.shape[1] + 200), 60 / config.pixel_mm)[100:-100]
-    drift = (drift - drift.min()) / max(np.ptp(drift), 1e-9)
-    depth = 0.15 * np.linspace(-1, 1, signal.shape[2]) * rng.uniform(0, 1)  # brighter towards the coil in the back
-    coil = np.exp(drift * np.log(config.coil))[:, None] * np.exp(depth)
-    sigma = config.blur_mm / 2.355 / config.pixel_mm
-    signal = gaussian_filter(signal * coil, (0, sigma, sigma))
-    level = np.sqrt(config.coil)
-    real = signal + config.noise * level * rng.standard_normal(signal.shape)
-    return np.hypot(real, config.noise * level * rng.standard_normal(signal.shape)).astype(np.float32)
-
-
-def _geometry(config, y, z):
-    """Affine of the array as it will be stored, and the function that turns [slice, row, column] into it."""
-    # [slice, row, column] runs to the left, down and back; x, y, z are left, posterior, inferior mm.
-    standing = np.array(
-        [
-            [-config.slice_mm, 0, 0, config.slice_mm * (config.slices - 1) / 2],
-            [0, 0, -config.pixel_mm, -y[0]],
-            [0, -config.pixel_mm, 0, -z[0]],
-            [0, 0, 0, 1.0],
-        ]
+    return Phantom(
+        volume=stored(np.round(image), np.int16),
+        cord=stored(cord, np.uint8),
+        csf=stored(csf, np.uint8),
+        discs=stored(numbers, np.uint8),
+        lesions=stored(lesions, np.uint8),
+        description={"config": as_dict(config), "seed": seed, "lesions": placed, "disc_tips_ras_mm": tips},
     )
-    a, b, c = np.deg2rad(config.tilt_degrees)
-    turn_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
-    turn_y = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
-    turn_z = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
-    turned = np.eye(4)
-    turned[:3, :3] = turn_x @ turn_y @ turn_z
-    shape = (config.slices, config.rows, config.columns)
-    stored, change = reorient(Volume(np.broadcast_to(np.uint8(0), shape), turned @ standing), config.codes)
-    return stored.affine, change.apply
+
+
+class _Frame:
+    """The canal's midline in space, the voxel grid, and each pixel's (s, d)."""
+
+    def __init__(self, config, rng):
+        self.config = config
+        s = np.arange(-130.0, 260.0, 0.5)
+        slope = gaussian_filter1d(np.interp(s, _CURVE_S, config.curve_deg), 20, mode="nearest")
+        slope = np.deg2rad(slope)
+        y, z = -np.cumsum(np.sin(slope)) * 0.5, -np.cumsum(np.cos(slope)) * 0.5
+        origin = np.searchsorted(s, config.centre_s_mm)
+        self.s, self.y, self.z = s, y - y[origin] - config.forward_mm, z - z[origin]
+        self.forwards = np.stack([np.cos(slope), -np.sin(slope)])  # unit normal (y, z), to the front
+        bend = np.sin(np.pi * (s + rng.uniform(-40, 40)) / rng.uniform(120, 260))
+        self.x0 = config.bend_mm * bend + rng.uniform(-0.3, 0.3) * config.spacing_mm[0]
+        # Mean of the field's columns: the canal leaves the middle by up to centimetres in a bent neck.
+        middle = np.abs(self.z) < config.shape[1] * config.spacing_mm[1] / 2
+        self.y = self.y - 0.5 * (self.y[middle].max() + self.y[middle].min()) - config.forward_mm
+
+        slices, rows, columns = config.shape
+        dx, dz, dy = config.spacing_mm
+        self.row_z = -(np.arange(rows) - (rows - 1) / 2) * dz
+        self.column_y = -(np.arange(columns) - (columns - 1) / 2) * dy
+        self.slice_x = -(np.arange(slices) - (slices - 1) / 2) * dx
+        py, pz = np.meshgrid(self.column_y, self.row_z)
+        index = cKDTree(np.stack([self.y, self.z], 1)).query(np.stack([py.ravel(), pz.ravel()], 1))[1]
+        index = index.reshape(rows, columns)
+        offset_y, offset_z = py - self.y[index], pz - self.z[index]
+        ny, nz = self.forwards[:, index]
+        self.pixel_s = (s[index] + offset_y * nz - offset_z * ny).astype(np.float32)  # the tangent is (nz, −ny)
+        self.pixel_d = (offset_y * ny + offset_z * nz).astype(np.float32)
+        # Far from the spine perpendiculars cross: there, positions are measured straight to the front instead.
+        self.level_s = np.interp(-self.row_z, -self.z, s).astype(np.float32)
+        self.pixel_e = (py - np.interp(-self.row_z, -self.z, self.y)[:, None]).astype(np.float32)
+
+    def at(self, s, d, x):
+        """RAS mm of (s, d, x)."""
+        y = np.interp(s, self.s, self.y) + d * np.interp(s, self.s, self.forwards[0])
+        z = np.interp(s, self.s, self.z) + d * np.interp(s, self.s, self.forwards[1])
+        right = np.interp(s, self.s, self.x0) + x + np.tan(np.deg2rad(self.config.twist_deg)) * d
+        return self._rotation().apply(np.array([right, y, z]))
+
+    def _rotation(self):
+        return Rotation.from_euler("xyz", self.config.rotation_deg, degrees=True)
+
+    def volume(self, array):
+        """An array [slice, row, column] with its geometry."""
+        dx, dz, dy = self.config.spacing_mm
+        affine = np.eye(4)
+        affine[:3, :3] = np.array([[-dx, 0, 0], [0, 0, -dy], [0, -dz, 0]])
+        affine[:3, 3] = self.slice_x[0], self.column_y[0], self.row_z[0]
+        rotation = np.eye(4)
+        rotation[:3, :3] = self._rotation().as_matrix()
+        return Volume(array, rotation @ affine, "phantom")
+
+
+class _Anatomy:
+    """Everything that is painted, in the coordinates of the canal."""
+
+    def __init__(self, config, rng, frame):
+        self.config, self.rng, self.frame = config, rng, frame
+        self.edge = float(max(config.spacing_mm[1], 0.6))  # a border is a ramp this wide
+        s = frame.s
+        self.discs = np.array([DISC_S[n] for n in sorted(DISC_S)]) * config.level_scale
+        cord_s = np.array(_CORD_S) * np.where(np.array(_CORD_S) > 0, config.level_scale, 1)
+
+        def smooth(values):
+            return gaussian_filter1d(np.interp(s, cord_s, values), 16)
+
+        def wander(sigma_mm, size):
+            noise = gaussian_filter1d(rng.standard_normal(len(s)), sigma_mm / 0.5)
+            return size * noise / noise.std()
+
+        # The sac: narrowest about C5, wide at C1, open above.
+        sac = config.sac_ap_mm / 2 + np.interp(s, (-45, -30, -10, 20, 60, 100, 160), (3, 1.6, 0.7, 0, -0.3, -0.2, -0.4))
+        front = sac + wander(12, 0.25) + np.interp(s, (-60, -45, -30), (3.0, 0.5, 0))
+        back = sac + wander(12, 0.25) + np.interp(s, (-70, -48, -36, -22), (28, 11, 3, 0))
+        for disc in self.discs[1:]:  # every disc and every fold of the ligament behind it narrows the sac a little
+            bump = np.exp(-0.5 * ((s - disc) / 3) ** 2)
+            front, back = front - rng.uniform(0.1, 0.7) * bump, back - rng.uniform(0, 0.5) * bump
+        for bulge in config.bulges:
+            bump = np.exp(-0.5 * ((s - self.segment_s(bulge.segment)) / 3.2) ** 2)
+            front, back = front - bulge.depth_mm * bump, back - 0.5 * bulge.depth_mm * bump
+        centre = np.interp(s, (-60, -35, 0, 200), (0, 0.2, 1, 1)) * config.cord_forward_mm + wander(30, 0.3)
+        ap, rl = smooth(_CORD_AP) * config.cord_scale[0] / 2, smooth(_CORD_RL) * config.cord_scale[1] / 2
+        # The cord keeps 0.6 mm of CSF where it can, else it is pushed, and where the sac is too narrow, flattened.
+        low, high = centre - ap, centre + ap
+        push = np.minimum(0, front - 0.6 - high)
+        low, high = low + push, high + push
+        push = np.maximum(0, -back + 0.6 - low)
+        low, high = low + push, np.minimum(high + push, front - 0.4)
+        low, high = gaussian_filter1d(low, 3), gaussian_filter1d(high, 3)
+        self.front, self.back = front, back
+        self.cord_centre, self.cord_ap = (low + high) / 2, np.maximum((high - low) / 2, 1.5)
+        self.cord_rl = rl * np.sqrt(ap / self.cord_ap)
+        self.sac_rl = np.maximum(10.5 * config.cord_scale[1], self.cord_rl + 2.5)
+
+        levels = len(self.discs)
+        self.body_signal = config.body * rng.uniform(0.9, 1.1, levels)
+        self.disc_signal = config.disc * np.exp(rng.normal(0, 0.22, levels))
+        self.process_signal = config.body * rng.uniform(0.9, 1.25, levels)
+
+    def segment_s(self, name):
+        """s of the disc in the middle of the segment."""
+        number = next((n for n, known in SEGMENT_NAMES.items() if known == name), None)
+        if number is None:
+            raise ValueError(f"{name!r} is not a segment; these are: {', '.join(SEGMENT_NAMES.values())}.")
+        return DISC_S[number] * self.config.level_scale
+
+    def disc_tip(self, number):
+        """RAS mm of the posterior tip of a disc: the front border of the sac."""
+        s = DISC_S[number] * self.config.level_scale
+        return self.frame.at(s, np.interp(s, self.frame.s, self.front), 0)
+
+    def lesion_centre(self, lesion):
+        """RAS mm of a lesion's centre."""
+        along, forwards, right = lesion.offset_mm
+        s = self.segment_s(lesion.segment) + along
+        return self.frame.at(s, np.interp(s, self.frame.s, self.cord_centre) + forwards, right)
+
+    # ------------------------------------------------------------ rendering
+
+    def render(self):
+        """Signal relative to the cord, and the cord, CSF and lesion masks; all [slice, row, column]."""
+        config, frame = self.config, self.frame
+        shape = config.shape
+        image = self._surroundings().reshape(shape[0], -1)
+        s, d = frame.pixel_s.ravel(), frame.pixel_d.ravel()
+        thin = int(np.ceil(config.thickness_mm / 0.8))
+        offsets = ((np.arange(thin) + 0.5) / thin - 0.5) * config.thickness_mm
+
+        spine = np.flatnonzero((d > -62) & (d < 36))
+        self._average(image, spine, offsets[:: 2] if thin > 3 else offsets, self._paint_spine)
+        head = np.flatnonzero(s < -30)
+        self._average(image, head, offsets[thin // 2 : thin // 2 + 1], self._paint_head)
+        canal = np.flatnonzero((np.abs(d) < 13) & (s > -60))
+        fractions = self._average(image, canal, offsets, self._paint_canal, 2 + len(config.lesions))
+        cord, csf = np.zeros((2, *image.shape), bool)
+        lesions = np.zeros(image.shape, np.uint8)
+        cord[:, canal] = fractions[0] >= 0.5
+        csf[:, canal] = (fractions[1] >= 0.5) & ~cord[:, canal]
+        for number in range(len(config.lesions)):
+            lesions[:, canal] = np.where(fractions[2 + number] >= 0.5, number + 1, lesions[:, canal])
+        return image.reshape(shape), cord.reshape(shape), csf.reshape(shape), lesions.reshape(shape)
+
+    def _average(self, image, pixels, offsets, paint, extra=0):
+        """Replace `pixels` by the mean over thin slices of what `paint` makes of them."""
+        s, d = self.frame.pixel_s.ravel()[pixels], self.frame.pixel_d.ravel()[pixels]
+        bend = np.interp(s, self.frame.s, self.frame.x0) + np.tan(np.deg2rad(self.config.twist_deg)) * d
+        total = np.zeros((1 + extra, len(image), len(pixels)), np.float32)
+        for offset in offsets:
+            x = ((self.frame.slice_x + offset)[:, None] - bend).astype(np.float32)
+            values = image[:, pixels]
+            fractions = paint(values, pixels, s, d, x)
+            total[0] += values
+            for n in range(extra):
+                total[1 + n] += fractions[n]
+        total /= len(offsets)
+        image[:, pixels] = total[0]
+        return total[1:]
+
+    def _along(self, values, s):
+        return np.interp(s, self.frame.s, values).astype(np.float32)
+
+    def _soft(self, distance):
+        """1 inside (negative distance), 0 outside, a ramp between."""
+        return np.clip(0.5 - distance / self.edge, 0, 1)
+
+    def _field(self, sizes_mm, spread=1.0, step=2.0):
+        """A smooth random function of (x, s, d); `sizes_mm` are its correlation lengths."""
+        half = (40.0, 0.0, 0.0)
+        low = np.array((-half[0], -135.0, -130.0))
+        counts = (np.array((2 * half[0], 400.0, 260.0)) / step).astype(int)
+        # Draw on a grid as coarse as the field allows, then interpolate.
+        coarse = np.maximum((counts * step / np.array(sizes_mm)).astype(int), 2) + 3
+        table = self.rng.standard_normal(coarse).astype(np.float32) * spread
+        scale = (coarse - 3) / (counts * step)
+
+        def sample(x, s, d):
+            where = np.broadcast_arrays((x - low[0]) * scale[0] + 1, (s - low[1]) * scale[1] + 1,
+                                        (d - low[2]) * scale[2] + 1)
+            return map_coordinates(table, where, order=1, mode="nearest")
+
+        return sample
+
+    # ------------------------------------------------------------ tissues
+
+    def _surroundings(self):
+        """Air, skin, fat, muscles, throat: everything but spine and head, one sample per slice."""
+        config, frame, rng = self.config, self.frame, self.rng
+        level, e = frame.level_s[:, None], frame.pixel_e
+        x = frame.slice_x[:, None, None]
+        image = np.full(config.shape, config.muscle, np.float32)
+        # Muscles run along the neck and are parted by planes of fat.
+        fibres = self._field((7, 22, 2.6))
+        sheets = self._field((9, 45, 4.5))
+        tilt = level + 0.35 * e
+        streak = fibres(x, tilt, e)
+        plane = sheets(x, tilt + 300 * 0, e)
+        image *= 1 + 0.22 * streak
+        paint(image, config.fat * 0.85, 0.8 * smoothstep(0.75, 1.7, plane))
+
+        # The neck's back: skin, then fat that thickens over the lower neck.
+        skin = -config.skin_mm + np.interp(frame.level_s, (-90, -45, -10, 35, 75, 110, 170), (-24, -12, 2, 5, -4, -9, -6))
+        fat = np.interp(frame.level_s, (-60, 0, 40, 85, 130), (4, 6, 8, 13, 11)) * rng.uniform(0.7, 1.3)
+        depth = e - gaussian_filter1d(skin, 12)[:, None]  # below the skin's surface
+        lobules = self._field((6, 5, 2.2))(x, tilt, e)
+        paint(image, config.fat * (1 + 0.12 * lobules), self._soft(depth - fat[:, None]))
+
+        # In front: the space before the spine, the throat, tongue and larynx; then skin.
+        wall = config.sac_ap_mm / 2 + config.body_depth_mm + 2
+        soft_tissue = np.interp(frame.level_s, (-40, -10, 25, 45, 120), (5, 4, 5, 12, 13))
+        airway = e - (wall + soft_tissue)[:, None]
+        width = np.interp(frame.level_s, (-60, -30, 0, 30, 45, 60, 180), (16, 9, 12, 9, 5, 13, 14))
+        tube = np.maximum(-airway, airway - width[:, None])
+        tube = np.maximum(tube, np.abs(x) - 9)
+        front = wall + np.interp(frame.level_s, (-80, -20, 12, 24, 40, 75, 105, 130, 180),
+                                 (105, 96, 78, 52, 40, 38, 42, 62, 80))
+        tongue = np.hypot((level + 18) / 26, (e - wall - 46) / 30)
+        paint(image, config.muscle * (0.9 + 0.25 * fibres(x, e * 2, level)), self._soft((tongue - 1) * 20))
+        paint(image, config.fat * 0.7 * (1 + 0.2 * lobules), 0.8 * self._soft(np.hypot((level - 14) / 9, (e - wall - 42) / 20) * 8 - 8))
+        paint(image, 0.15, 0.8 * self._soft(tube - 1.6))
+        paint(image, 0.02, self._soft(tube))
+        to_skin = e - gaussian_filter1d(front, 8)[:, None]
+        paint(image, config.fat * 0.8, self._soft(-to_skin - 4))
+        for surface in (to_skin, -depth):
+            paint(image, config.muscle, self._soft(np.abs(surface + 1) - 1))  # skin
+            paint(image, 0.0, self._soft(-surface))
+        return image
+
+    def _paint_spine(self, image, pixels, s, d, x):
+        """Vertebrae, discs, ligaments, arches and spinous processes."""
+        config = self.config
+        front, back = self._along(self.front, s), self._along(self.back, s)
+        marrow = self._textures("marrow", (5, 4, 4))(x, s, d)
+        ax = np.abs(x)
+        behind = d - front - 1.3  # in front of the posterior wall (mm)
+
+        # Which vertebra or disc: the discs above and below.
+        above = np.clip(np.searchsorted(self.discs, s, side="right") - 1, 0, len(self.discs) - 2)
+        top, bottom = self.discs[above], self.discs[above + 1]
+        middle, pitch = (top + bottom) / 2, bottom - top
+        along = s - middle
+        depth = config.body_depth_mm * np.interp(s, (-20, 0, 60, 150), (0.9, 0.95, 1, 1.15))
+        waist = 1.0 * (1 - np.minimum(1, (2 * along / pitch) ** 2 * 1.6))
+        across = np.maximum(-behind + waist - 0.3, behind - depth + 1.4 * waist)
+        column = self._soft(np.maximum(np.maximum(-behind - 1.2, behind - depth - 1.8), ax - 14) + 0 * x)
+        column = column * (s > self.discs[0] - 3)
+        paint(image, 0.08, column)  # ligaments and cortical bone, where nothing else comes
+        rim = (behind / depth * 2 - 1) ** 2
+        height = pitch * _BODY / 2 - 0.45 * (1 - rim)
+        sd = np.maximum(np.maximum(np.abs(along) - height, across), ax - 12.5)
+        corner = 0.6 * np.exp(-(((across + 0.8) ** 2 + (np.abs(along) - height + 0.8) ** 2) / 3))
+        signal = self.body_signal[above] * (1 + 0.14 * marrow)
+        # Basivertebral vein: a bright wedge in the middle of the back wall.
+        vein = np.exp(-((along / 1.6) ** 2) - (behind / 4.5) ** 2) * (ax < 4)
+        signal = signal * (1 + 0.6 * vein)
+        # C2's upper half is the dens: narrower, with the dark line of the old growth plate below it.
+        paint(image, signal, self._soft(sd + corner) * (s > self.discs[0]))
+        nearest = np.where(along < 0, above, above + 1)
+        to_disc = np.abs(s - self.discs[nearest])
+        half = np.interp(s, (0, 150), (5.4, 5.0)).astype(np.float32) / 2 * config.level_scale
+        bulge = 0.7
+        in_disc = np.maximum(np.maximum(to_disc - half * (1 - 0.25 * rim), ax - 12), np.maximum(-behind - bulge, behind - depth))
+        nucleus = np.clip(1 - ((behind / depth - 0.45) / 0.42) ** 2, 0, 1) * np.clip(1 - (to_disc / half) ** 2, 0, 1)
+        annulus = self.disc_signal[nearest] * (0.45 + 0.75 * nucleus)
+        paint(image, annulus, self._soft(in_disc) * (nearest > 0) * (s > -6))
+        self._paint_atlas(image, s, d, x, front, back, marrow)
+        self._paint_arches(image, s, d, x, back, marrow)
+
+    def _paint_atlas(self, image, s, d, x, front, back, marrow):
+        """The dens of C2 and both arches of C1."""
+        config = self.config
+        foot = self.discs[0]
+        tip = foot - 19 * config.level_scale
+        wall = 1.6 + front
+        mid = np.interp(-32.0, self.frame.s, self.front) + 1.6 + 6.0
+        d_mid = np.where(s > foot, wall + 6, mid - 0.5)
+        taper = np.sqrt(np.clip((s - tip) / 7, 0, 1))
+        bone = np.maximum(np.hypot(d - d_mid, x * 1.05) - 5.4 * taper - 0.2, np.maximum(tip - s, s - foot - 5))
+        paint(image, 0.06, self._soft(bone - 1.4) * (s < foot + 2))
+        paint(image, config.body * (1.0 + 0.14 * marrow), self._soft(bone))
+        growth_plate = np.exp(-(((s - foot - 1) / 0.9) ** 2)) * (np.abs(d - d_mid) < 5)
+        paint(image, 0.25, 0.5 * growth_plate)
+        for centre_s, centre_d, a, b in ((tip + 7, mid + 10.5, 5.5, 3.2), (tip + 9, -12.5 - config.sac_ap_mm / 4, 4.2, 3.2)):
+            ring = (np.hypot((s - centre_s) / a, (d - centre_d) / b) - 1) * 3.5
+            paint(image, 0.06, self._soft(ring - 1.0))
+            paint(image, config.body * 1.05, self._soft(ring + 0.9))
+
+    def _paint_arches(self, image, s, d, x, back, marrow):
+        """Flaval ligaments, epidural fat, laminae and spinous processes."""
+        config = self.config
+        ax = np.abs(x)
+        behind = -d - back  # mm behind the sac
+        near = self._soft(np.abs(behind - 6) - 6) * self._soft(ax - 10) * (s > -34)
+        paint(image, config.fat * 0.55 * (1 + 0.25 * marrow), 0.75 * near)
+        lengths = dict(zip(range(1, 12), (0, 26, 15, 16, 19, 25, 33, 34, 33, 32, 31), strict=True))
+        for n in range(1, len(self.discs) - 1):
+            middle = (self.discs[n - 1] + self.discs[n]) / 2
+            length, slant = lengths[n + 1 - 0] if n + 1 in lengths else 30, (0.05 if n == 1 else 0.25 + 0.05 * n)
+            root_s, root_d = middle + 3.5, -(np.interp(middle, self.frame.s, self.back) + 4.0)
+            axis = np.array((slant, -1.0)) / np.hypot(slant, 1)
+            t = np.clip(((s - root_s) * axis[0] + (d - root_d) * axis[1]), 0, length)
+            radius = (4.0 + (1.5 if n in (1, 6) else 0)) * (0.75 + 0.35 * t / max(length, 1))
+            away = np.hypot(s - root_s - t * axis[0], d - root_d - t * axis[1])
+            process = np.hypot(away, np.maximum(ax - 1.2, 0) * 2.2) - radius
+            paint(image, 0.10, self._soft(process - 1.1))
+            paint(image, self.process_signal[n] * (1 + 0.2 * marrow), self._soft(process))
+            # The lamina: an oblique plate that runs from the process to the side and forwards.
+            plate_d = root_d + 0.42 * ax - 0.5
+            lamina = np.hypot((s - root_s + 1 + 0.3 * (d - plate_d)) / 6.0, (d - plate_d) / 2.6) - 1
+            lamina = np.maximum(lamina * 2.6, ax - 16)
+            paint(image, 0.10, self._soft(lamina - 1.0))
+            paint(image, self.process_signal[n] * 0.9, self._soft(lamina + 0.3))
+
+    def _paint_head(self, image, pixels, s, d, x):
+        """Skull base, cerebellum, pons and the fluid around them, where the field of view reaches so far."""
+        config = self.config
+        brain, fluid = 1.15, config.csf * 0.95
+        foramen = self.discs[0] - 24 * config.level_scale
+        up = foramen - s  # mm above the foramen magnum
+        folia = self._textures("folia", (9, 3.0, 3.0))(x, s, d)
+        outer = np.maximum((np.hypot((up - 38) / 46, (d + 26) / 52) - 1) * 46, -up * 1.0 + 0.5 * (np.abs(d + 8) - 18))
+        inner = outer + 7
+        above = up > -8
+        paint(image, 0.10, self._soft(outer) * above)
+        paint(image, config.body * 1.2, self._soft(np.abs(outer + 3.0) - 1.6) * above)
+        opening = np.maximum(np.abs(d + 7) - (12 + 0.9 * np.maximum(up, 0)), -up - 6)
+        inner = np.minimum(inner, np.maximum(opening, outer + 1))
+        paint(image, fluid, self._soft(inner) * above)
+        clivus_d = 13 + 0.45 * up
+        clivus = np.maximum(np.abs(d - clivus_d - 5) - 5.5, np.maximum(-up - 2, up - 50))
+        paint(image, 0.1, self._soft(clivus - 1.2))
+        paint(image, config.fat * 0.55 * (1 + 0.15 * folia), self._soft(clivus))
+        cerebellum = (np.hypot((up - 36) / 27, (d + 36) / 26) - 1) * 26
+        paint(image, brain * (1 + 0.05 * folia), self._soft(cerebellum + 1))
+        paint(image, fluid * 0.9, self._soft(cerebellum + 1) * 0.55 * smoothstep(0.9, 1.8, folia))
+        stem = np.interp(up, (-10, 5, 18, 24, 60), (4.5, 5.2, 6.5, 7, 8))
+        medulla = np.maximum(np.abs(d - 0.06 * up) - stem, np.abs(x) - 8 - 0.2 * np.maximum(up, 0))
+        pons = (np.hypot((up - 33) / 14, (d - 8) / 13) - 1) * 13
+        paint(image, brain * 0.95, self._soft(np.minimum(np.maximum(medulla, -up - 4), np.maximum(pons, np.abs(x) - 17))))
+
+    def _paint_canal(self, image, pixels, s, d, x):
+        """Dura, CSF with its motion and roots, the cord and its lesions."""
+        config = self.config
+        front, back = self._along(self.front, s), self._along(self.back, s)
+        half, middle = (front + back) / 2, (front - back) / 2
+        sac_distance = ellipse_distance((d - middle), half, x, self._along(self.sac_rl, s), power=2.6)
+        paint(image, 0.12, self._soft(sac_distance - 0.9))
+        sac = self._soft(sac_distance)
+        flow = self._textures("flow", (6, 16, 2.2))(x, s, d)
+        csf = config.csf * (1 - config.flow_void * np.clip(flow - 0.2, 0, 1.6))
+        paint(image, csf, sac)
+        centre, ap, rl = (self._along(v, s) for v in (self.cord_centre, self.cord_ap, self.cord_rl))
+        # Rootlets leave the cord's sides towards the feet and to the side; between them is fluid.
+        strands = self._textures("roots", (4, 2.2, 5))(x, s - 0.8 * np.abs(x) + 0.8 * np.abs(d - centre), d)
+        roots = smoothstep(0.2, 1.2, strands) * np.exp(-(((np.abs(x) - rl * 0.95) / 2.6) ** 2))
+        roots = roots * smoothstep(0.8, 1.8, np.abs(d - centre))
+        paint(image, 1.0 + 0 * x, 0.55 * sac * roots)
+        distance = ellipse_distance(d - centre, ap, x, rl)
+        cord = self._soft(distance)
+        u, v = (d - centre) / ap, x / rl
+        horns = np.exp(-(((np.abs(v) - 0.32 + 0.08 * u) / 0.14) ** 2)) * np.exp(-((u / 0.55) ** 4))
+        bridge = np.exp(-((u / 0.16) ** 2)) * (np.abs(v) < 0.32)
+        tissue = self._textures("cord", (3, 6, 2.5))(x, s, d)
+        signal = 1 + config.grey_matter * np.maximum(horns, bridge) + 0.025 * tissue
+        signal = signal + config.central_canal * np.exp(-(((d - centre) / 0.6) ** 2) - (x / 1.5) ** 2)
+        fractions = [cord * (s > CORD_TOP_S), sac * (s > CORD_TOP_S)]
+        for lesion in config.lesions:
+            along, forwards, right = lesion.offset_mm
+            r = np.sqrt(
+                ((s - self.segment_s(lesion.segment) - along) / (lesion.length_mm / 2)) ** 2
+                + ((d - centre - forwards) / (lesion.ap_mm / 2)) ** 2
+                + ((x - right) / (lesion.rl_mm / 2)) ** 2
+            )
+            reach = min(lesion.ap_mm, lesion.length_mm, lesion.rl_mm) / 2
+            inside = self._soft((r - 1) * reach)
+            profile = np.clip(0.5 - (r - 1) * reach / 1.2, 0, 1)
+            signal = signal + lesion.contrast * (config.csf - 1) * profile
+            fractions.append(inside * cord)
+        paint(image, signal, cord)
+        return fractions
+
+    def _textures(self, name, sizes_mm):
+        """One random function per tissue, the same in all thin slices."""
+        cache = self.__dict__.setdefault("_cache", {})
+        if name not in cache:
+            cache[name] = self._field(sizes_mm)
+        return cache[name]
+
+
+def _scan(image, frame, config, rng):
+    """What the scanner makes of it: coil, drift along the neck, blur, Rician noise, whole numbers."""
+    reach = frame.pixel_e + config.skin_mm
+    coil = np.exp(-np.maximum(reach - config.skin_mm, -25) / config.coil_mm)
+    t = np.linspace(-1, 1, config.shape[1])
+    curve = np.cos(np.pi * (t * 0.8 + 2 * config.drift_phase)) + 0.3 * np.sin(1.5 * np.pi * t + 9 * config.drift_phase)
+    curve = (curve - curve.min()) / (curve.max() - curve.min()) - 0.5
+    image = image * (coil * config.drift ** curve[:, None]).astype(np.float32)
+    sigma = (0, config.blur_mm / config.spacing_mm[1], config.blur_mm / config.spacing_mm[2])
+    image = gaussian_filter(image, sigma)
+    noise = config.noise * rng.standard_normal((2, *config.shape), dtype=np.float32)
+    image = np.hypot(image + noise[0], noise[1])
+    return np.clip(image * config.cord_signal, 0, 32000)
+
+
+def paint(image, value, share):
+    """Cover `image` in place with `value`, by `share` (0–1)."""
+    image += share * (value - image)
+
+
+def smoothstep(low, high, value):
+    """0 below `low`, 1 above `high`, smooth between."""
+    t = np.clip((value - low) / (high - low), 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def ellipse_distance(u, a, v, b, power=2.0):
+    """Distance in mm from the (super-)ellipse |u/a|^p + |v/b|^p = 1, negative inside; exact at first order."""
+    p, q = np.abs(u / a), np.abs(v / b)
+    level = (p**power + q**power) ** (1 / power) + 1e-6
+    gradient = np.hypot((p / level) ** (power - 1) / a, (q / level) ** (power - 1) / b)
+    return (level - 1) / np.maximum(gradient, 1e-3)
