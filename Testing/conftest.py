@@ -17,6 +17,32 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
+@pytest.fixture(scope="session")
+def phantom():
+    """A small clinical phantom with a bright lesion at C4-5."""
+    from U2ADLib.simulation.phantom import Lesion, PhantomConfig, simulate_phantom
+
+    lesion = Lesion("C4-5", contrast=0.8, ap_mm=5, length_mm=14, rl_mm=9)
+    config = PhantomConfig(spacing_mm=(3.3, 1.0, 1.0), shape=(9, 220, 180), lesions=(lesion,))
+    return simulate_phantom(config, seed=11)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """Folder of a model package with one block each: untrained, fast, with made-up thresholds."""
+    import torch
+
+    from U2ADLib.config import Architecture
+    from U2ADLib.mae import EdgeMAE
+    from U2ADLib.package import save_model
+
+    network = EdgeMAE(Architecture(depth=1, decoder_depth=1)).initialise(torch.Generator().manual_seed(0))
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    thresholds = [{"segment": 0.5, "patient": 0.6, "slices": rule, "origin": "made up"} for rule in ("all", "middle")]
+    save_model(folder, network, {"thresholds": thresholds})
+    return folder
+
+
 def pytest_terminal_summary(terminalreporter):
     """Say loudly that the tests on real images did not run."""
     missing = [r for r in terminalreporter.stats.get("skipped", []) if "REAL IMAGES NOT FOUND" in str(r.longrepr)]

@@ -18,6 +18,7 @@ from .errors import InputError, UsageError
 from .lesions import find_lesions, lesion_table
 from .package import Model, Thresholds, load_model
 from .progress import Progress, no_progress
+from .roi.doubt import refuse_unless_t2w
 from .roi.labels import Discs, read_cord, read_discs
 from .roi.region import Region, analysed_slices, region_from_labels
 from .sagittal import SagittalStack, standardise
@@ -145,6 +146,7 @@ def analyse(
 
     index = list(chosen)
     images, cords = stack.images[index], region.cord[index]
+    refuse_unless_t2w(volume.name, images, cords)
     wanted = {name: value for name, value in (("k", k), ("scheme", scheme)) if value is not None}
     monte_carlo_config: MonteCarloConfig = replace(model.monte_carlo, **wanted)
     rebuilt = monte_carlo(

@@ -163,10 +163,11 @@ def run_case(
             raise InputError(
                 f"No cord mask was found: expected is {case.id}_label-SC_seg.nii.gz or {case.id}_seg.nii.gz."
             )
-        from .report import write_results
+        from .report import check_output, write_results
 
+        check_output(out / case.id, overwrite=True)
         analysis = analyse_files(case.image, case.cord, case.discs, options, progress, said.append)
-        write_results(analysis, out / case.id, overwrite=True)
+        write_results(analysis, out / case.id, overwrite=True, progress=progress)
         if derivatives:
             from .derivatives import write_derivatives
 
@@ -298,7 +299,7 @@ def _checksum(path: Path) -> str:
     """SHA-256 of a file, or of the files of a DICOM folder."""
     if not path.is_dir():
         return file_sha256(path)
-    parts = sorted(file_sha256(part) for part in path.iterdir() if part.is_file())
+    parts = sorted(file_sha256(part) for part in path.rglob("*") if part.is_file())
     return sha256("".join(parts).encode()).hexdigest()
 
 
@@ -324,8 +325,9 @@ def _row_if_done(case: Case, out: Path, options: Options, derivatives: bool) -> 
 
 
 def _row(case: Case, status: str, **values) -> dict:
-    known = {"id": case.id, "person": case.person, "session": case.session, "pathology": case.pathology}
-    return dict.fromkeys(COLUMNS, "") | {k: v for k, v in known.items() if v} | {"status": status} | values
+    """A row of the summary; None where there is nothing to say."""
+    known = {name: getattr(case, name) for name in ("id", "person", "session", "pathology")}
+    return dict.fromkeys(COLUMNS) | known | {"status": status} | values
 
 
 def _row_of_result(case: Case, path: Path, said=()) -> dict:
@@ -347,5 +349,6 @@ def _write_summary(path: Path, rows: list[dict]) -> None:
     with open(temporary, "w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, COLUMNS)
         writer.writeheader()
-        writer.writerows(rows)
+        for row in rows:
+            writer.writerow({k: str(v).lower() if isinstance(v, bool) else v for k, v in row.items()})
     os.replace(temporary, path)

@@ -109,16 +109,14 @@ def analyse(options, console: Console) -> None:
     with _cancellable(options, console) as progress:
         progress("Reading", 0, 1)
         from .batch import Options, analyse_files, check_options
-        from .report import summary_text, write_results
+        from .report import check_output, summary_text, write_results
 
         wanted = _pick(Options, options)
         check_options(wanted)
-        _quieten()
+        check_output(options.out, options.overwrite)
         analysis = analyse_files(options.image, options.cord, options.discs, wanted, progress, console.say)
-        progress("Writing", 0, 1)
-        write_results(analysis, options.out, overwrite=options.overwrite)
-    console.progress("Writing", 1, 1)
-    console.result(summary_text(analysis), result=str(options.out))
+        write_results(analysis, options.out, options.overwrite, progress)
+    console.result(summary_text(analysis, options.out), result=str(options.out))
 
 
 def batch(options, console: Console) -> int:
@@ -130,7 +128,6 @@ def batch(options, console: Console) -> int:
     with _cancellable(options, console, kept) as progress:
         from .batch import DONE, FAILED, SUMMARY, Options, run_batch
 
-        _quieten()
         rows = run_batch(
             cases,
             options.out,
@@ -159,7 +156,6 @@ def pretrain(options, console: Console) -> None:
     with _cancellable(options, console, kept) as progress:
         from .training.recipe import config_with, pretrain_from_folder
 
-        _quieten()
         config = config_with(epochs=options.epochs, batch=options.batch, seed=options.seed)
         folder = pretrain_from_folder(
             options.data,
@@ -350,10 +346,3 @@ def _cancellable(options, console: Console, message: str | None = None):
 def _pick(kind, options):
     """A dataclass from the options of the same names."""
     return kind(**{f.name: getattr(options, f.name) for f in fields(kind) if hasattr(options, f.name)})
-
-
-def _quieten() -> None:
-    """ITK's own warnings are for developers; what matters to the user is checked and said in our words."""
-    import SimpleITK
-
-    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)

@@ -104,10 +104,10 @@ def _bids_cases(folder: Path, subjects: list[Path]) -> Iterator[Case]:
 def _flat_cases(folder: Path) -> Iterator[Case]:
     labels = _labels(folder.iterdir())
     images = [path for path in folder.iterdir() if _is_image_file(path) and not _is_derived(stem(path))]
-    if _holds_dicom(folder):
+    if _holds_dicom(folder.iterdir()):
         images.append(folder)
     series = (path for path in folder.iterdir() if path.is_dir() and path.name not in ("sourcedata", "derivatives"))
-    images += [path for path in series if _holds_dicom(path)]
+    images += [path for path in series if _holds_dicom(path.rglob("*"))]
     for path in images:
         name = stem(path)
         bids = _BIDS_NAME.match(name)
@@ -131,9 +131,8 @@ def _is_derived(name: str) -> bool:
     return name.endswith(CORD_SUFFIXES + DISC_SUFFIXES) or _DERIVED.search(name) is not None
 
 
-def _holds_dicom(folder: Path) -> bool:
-    candidates = sorted(path for path in folder.iterdir() if path.is_file() and not _is_image_file(path))
-    return any(is_dicom(path) for path in candidates)
+def _holds_dicom(paths) -> bool:
+    return any(is_dicom(path) for path in paths if path.is_file() and not _is_image_file(path))
 
 
 def _labels(paths) -> dict[str, Path]:

@@ -7,6 +7,7 @@ the name of the image: it may be shown around.
 
 import os
 from collections.abc import Iterable
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -222,7 +223,7 @@ def draw_line_chart(panels: list[dict], x_label: str) -> np.ndarray:
         axes = Axes(canvas, box, x_range, (low, high), log)
         axes.frame(x_label, whole_x=True)
         at = box[0]
-        for colour, (label, (xs, ys)) in zip(_cycle(panel["lines"]), panel["lines"].items(), strict=True):
+        for colour, (label, (xs, ys)) in zip(cycle(LINE_COLOURS), panel["lines"].items(), strict=False):
             axes.curve(xs, ys, colour)
             canvas.line([(at, top + 58), (at + 36, top + 58)], colour, 4)
             canvas.text(at + 44, top + 58, label, 20, DARK)
@@ -232,10 +233,6 @@ def draw_line_chart(panels: list[dict], x_label: str) -> np.ndarray:
 
 def _joined(sequences: Iterable) -> np.ndarray:
     return np.concatenate([np.empty(0), *(np.asarray(values, float) for values in sequences)])
-
-
-def _cycle(lines):
-    return [LINE_COLOURS[k % len(LINE_COLOURS)] for k in range(len(lines))]
 
 
 def _wide(low, high, margin=0.0):
@@ -260,12 +257,16 @@ def verdict(analysis) -> str:
     return f"Flagged: {', '.join(where)}" if where else "Nothing is flagged: no score exceeds its threshold."
 
 
+def mm_left(analysis, number: int) -> float:
+    """How far a slice of the stack lies to the patient's left of the one with most cord; negative on the right."""
+    return (number - middle_slice(analysis.region.cord)) * analysis.stack.grid.slice_spacing_mm
+
+
 def slice_label(analysis, number: int) -> str:
-    """"slice 7, middle" or "slice 5, 6.6 mm right": a slice of the stack, and how far it lies from the cord's middle."""
-    distance = (number - middle_slice(analysis.region.cord)) * analysis.stack.grid.slice_spacing_mm
-    if not distance:
-        return f"slice {number}, middle"
-    return f"slice {number}, {abs(distance):.1f} mm {'left' if distance > 0 else 'right'}"
+    """For a title: `slice 7, middle` or `slice 5, 6.6 mm right`."""
+    distance = mm_left(analysis, number)
+    side = f"{abs(distance):.1f} mm {'left' if distance > 0 else 'right'}" if distance else "middle"
+    return f"slice {number}, {side}"
 
 
 def strongest_elsewhere(analysis) -> tuple[float, int, float] | None:
@@ -351,21 +352,21 @@ def draw_anocurve(analysis) -> np.ndarray:
 
 def _draw_thresholds(axes, analysis):
     """The segments' threshold over the segments, the patient's over the whole cord, named on the right."""
-    left, top, right, bottom = axes.box
+    left, _, right, _ = axes.box
     thresholds, segments = analysis.thresholds, analysis.segments
     lines = [("patient threshold", thresholds.patient, left, right, 3)]
     if segments:
         start, stop = np.clip(axes.x([segments[0].start_mm, segments[-1].stop_mm]), left, right)
         lines.append(("segment threshold", thresholds.segment, start, stop, 12))
     lines.sort(key=lambda line: -line[1])
-    below = top - 1e9
+    free_from = -np.inf
     for name, value, start, stop, dash in lines:
         y = float(axes.y(value))
         axes.canvas.dashes((start, y), (stop, y), DARK, 2, dash, 6)
-        at = max(y, below)  # two labels never overlap
+        at = max(y, free_from)  # two labels never overlap
         axes.canvas.text(right + 12, at - 2, name, 19, DARK, "ls")
         axes.canvas.text(right + 12, at + 6, f"{value:.3f}", 19, DARK, "lt")
-        below = at + 50
+        free_from = at + 50
 
 
 def _draw_curve_legend(canvas, analysis):
@@ -401,6 +402,8 @@ HEAT_TOP = 2.5  # the colour bar ends at this many segment thresholds, so that p
 
 BRIGHTEST = 2.5  # medians of the cord are shown white: the window is set for the cord, CSF may be saturated
 MARGIN_PX = (8, 26)  # around the cord, in image rows and columns
+_TICK_MM = np.array([9.0, 13.0])  # distance from the centreline
+_ARROW_MM = np.array([7.0, 17.0])  # tip and tail
 _GUTTER, _TITLE, _GAP, _HEADER, _FOOTER = 76, 34, 26, 120, 64  # px of the picture
 _BACKGROUND, _TEXT, _DIM = (24, 24, 24), (235, 235, 235), (165, 165, 165)
 
@@ -490,27 +493,35 @@ def _draw_tile(canvas, analysis, k, window, scale, corner, brightest):
         row, column = np.moveaxis(np.asarray(points) - (window[0].start, window[1].start) + 0.5, -1, 0)
         return np.stack([left + column * scale, y + row * scale], axis=-1)
 
-    centreline = analysis.region.centreline
-    for segment in analysis.segments:
-        points, _ = centreline.at(np.array([(segment.start_mm + segment.stop_mm) / 2]))
-        middle = x + grey.shape[1] + _GUTTER / 2, at(0, points)[0, 1]
-        canvas.text(*middle, segment.name, 19, ORANGE if segment.flagged else _TEXT, "mm")
-    for s in sorted({s for segment in analysis.segments for s in (segment.start_mm, segment.stop_mm)}):
-        points, tangents = centreline.at(np.array([s]))
-        normal = np.array([-tangents[0, 1], tangents[0, 0]])
+    for name, s, flagged in _names(analysis):
+        row = at(0, analysis.region.centreline.at(s)[0])[1]
+        canvas.text(x + grey.shape[1] + _GUTTER / 2, row, name, 19, ORANGE if flagged else _TEXT, "mm")
+    for s in _borders(analysis):
         for side in (-1, 1):
-            reach = side * np.array([[_TICK_MM[0]], [_TICK_MM[1]]])
-            canvas.line(at(right, points + reach * normal), SKY, 1.5)
+            canvas.line(at(right, _beside(analysis, s, side * _TICK_MM)), SKY, 1.5)
     for s in marks:
-        points, tangents = centreline.at(np.array([s]))
-        normal = np.array([-tangents[0, 1], tangents[0, 0]])
         for left in (x, right):
-            tip, tail = at(left, points + np.array([[_ARROW_MM[0]], [_ARROW_MM[1]]]) * normal)
-            _draw_arrow(canvas, tip, tail)
+            _draw_arrow(canvas, *at(left, _beside(analysis, s, _ARROW_MM)))
 
 
-_TICK_MM = (9.0, 13.0)  # distance from the centreline
-_ARROW_MM = (7.0, 17.0)  # tip and tail, behind the cord
+def _names(analysis):
+    """Text, position in mm and colouring of what is written beside the cord: segments, or the position without them."""
+    if analysis.segments:
+        return [(s.name, (s.start_mm + s.stop_mm) / 2, s.flagged) for s in analysis.segments]
+    return [(f"{s:.0f} mm", s, False) for s in _borders(analysis)]
+
+
+def _borders(analysis):
+    """Positions in mm that get a tick: the segments' ends, or every 20 mm without segments."""
+    if analysis.segments:
+        return sorted({s for segment in analysis.segments for s in (segment.start_mm, segment.stop_mm)})
+    return np.arange(0, analysis.region.centreline.length, 20.0)
+
+
+def _beside(analysis, s, distances):
+    """Stack (row, column) of points at signed distances (N,) in mm from the centreline at s; positive is posterior."""
+    point, tangent = analysis.region.centreline.at(s)
+    return point + distances[:, None] * np.array([-tangent[1], tangent[0]])
 
 
 def _draw_arrow(canvas, tip, tail):

@@ -214,7 +214,7 @@ def _window_centre(standing, cord, discs, config, step):
     if cord is None:
         return [(n - 1) / 2 for n in standing.array.shape[1:]], 0.0
     if not cord.any():
-        raise InputError("The cord mask is empty.")
+        raise InputError("The cord mask is empty: no voxel is marked as cord. Is it the right file?")
     rows, columns = (np.flatnonzero(cord.any(axis=axes)) for axes in ((0, 2), (0, 1)))
     centre = [(rows[0] + rows[-1]) / 2, (columns[0] + columns[-1]) / 2]
     reach = config.size * step[0]

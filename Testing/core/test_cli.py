@@ -13,16 +13,22 @@ from U2ADLib.cancel import Cancellation
 from U2ADLib.cli import main
 from U2ADLib.config import SEGMENT_NAMES
 from U2ADLib.errors import Cancelled
+from U2ADLib.io import write_volume
 from U2ADLib.roi import labels
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
-def neck(phantom_files):
+def neck(phantom, tiny_model, tmp_path_factory):
     """Arguments that analyse the phantom, all but --out."""
-    image, cord, discs, model = map(str, phantom_files)
-    return ["analyse", image, "--cord", cord, "--discs", discs, "--model", model, "--device", "cpu"]
+    folder = tmp_path_factory.mktemp("neck")
+    words = ["analyse", str(folder / "neck.nii.gz"), "--model", str(tiny_model), "--device", "cpu"]
+    write_volume(words[1], phantom.volume)
+    for name in ("cord", "discs"):
+        write_volume(folder / f"{name}.nii.gz", getattr(phantom, name))
+        words += [f"--{name}", str(folder / f"{name}.nii.gz")]
+    return words
 
 
 def python(*arguments, **options):

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from U2ADLib.dataset import Case, find_cases, stem
+from U2ADLib.dataset import EXTENSIONS, Case, find_cases, stem
 from U2ADLib.errors import InputError
+from U2ADLib.io import SUFFIXES
 
 DICOM = bytes(128) + b"DICM"
 
@@ -154,8 +155,8 @@ def test_bids_names_in_a_flat_folder(tmp_path):
 
 
 def test_dicom_series_in_sub_folders(tmp_path):
-    tree(tmp_path, "anna/1.dcm", "anna/2.dcm", "anna_seg.nii.gz", "bert/IM0.dcm", "empty/readme.txt", "c.nii.gz")
-    (tmp_path / "bert" / "IM0.dcm").rename(tmp_path / "bert" / "IM0")
+    tree(tmp_path, "anna/1.dcm", "anna/2.dcm", "anna_seg.nii.gz", "bert/study/IM0.dcm", "empty/readme.txt", "c.nii.gz")
+    (tmp_path / "bert" / "study" / "IM0.dcm").rename(tmp_path / "bert" / "study" / "IM0")
     tree(tmp_path, "sourcedata/1.dcm", "derivatives/1.dcm")
     assert found(tmp_path) == {
         "anna": ("anna", None, "anna", "anna_seg.nii.gz", None),
@@ -201,6 +202,10 @@ def test_no_folder(tmp_path):
 )
 def test_stem(name, expected):
     assert stem(Path(name)) == expected
+
+
+def test_extensions_are_those_that_can_be_read():
+    assert set(EXTENSIONS) == set(SUFFIXES)
 
 
 def test_the_real_folder(shared_data):

@@ -109,7 +109,7 @@ def _cord_by_convention(mask, convention):
         raise InputError("The cord mask holds negative values or NaN; expected is 0 outside the cord.")
     values = np.unique(array[array > 0])
     if not len(values):
-        raise InputError("The cord mask is empty.")
+        raise InputError("The cord mask is empty: no voxel is marked as cord. Is it the right file?")
     found = _detect_cord(values) if convention == "auto" else convention
     whole = _whole(values)
     fits = {
@@ -260,7 +260,7 @@ def _disc_convention(labels, convention):
         raise InputError("The disc labels hold NaN or infinite values.")
     values = np.unique(array[array != 0])
     if not len(values):
-        raise InputError("The disc labels are empty.")
+        raise InputError("The disc labels are empty: no voxel is marked as a disc. Is it the right file?")
     if not _whole(values) or values.min() < 0:
         raise InputError(
             f"The disc labels hold the values {_listed(values)}: expected are whole numbers. Was the file resampled "

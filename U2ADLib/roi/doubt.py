@@ -1,0 +1,28 @@
+"""Refusing what is not a T2-weighted image of the cord, with the reason."""
+
+import numpy as np
+from scipy import ndimage
+
+from ..errors import InputError
+
+RING_PX = (2, 4)  # CSF lies so far outside the cord; the first pixel is a mixture
+BRIGHT_PERCENTILE = 75  # discs and ligaments that touch the sac are dark
+T2_RATIO = 1.1  # CSF is 1.8 to 5 times as bright as the cord in T2w, and darker than it in T1w
+
+
+def refuse_unless_t2w(name: str, images: np.ndarray, cords: np.ndarray) -> None:
+    """images (S, H, W) 0–1 and cords (S, H, W) bool of the analysed slices.
+
+    :raises InputError: the CSF around the cord is not brighter than the cord, or the cord has no signal.
+    """
+    cross = ndimage.generate_binary_structure(2, 1)[None]
+    near, far = (ndimage.binary_dilation(cords, cross, iterations=n) for n in RING_PX)
+    cord = float(np.median(images[cords]))
+    fluid = float(np.percentile(images[far & ~near], BRIGHT_PERCENTILE))
+    if cord <= 0:
+        raise InputError(f"{name} has no signal where the cord mask lies: does the mask belong to this image?")
+    if fluid < T2_RATIO * cord:
+        raise InputError(
+            f"{name} does not look T2-weighted: the fluid around the cord is {fluid / cord:.2f} times as bright as the "
+            "cord, and should be much brighter. Is it a T1-weighted image, or does the cord mask belong to another?"
+        )
