@@ -73,10 +73,14 @@ def monte_carlo_ratios() -> None:
     rounds = [(timed(fast) / SLICES, timed(slow) / 2, timed(floor) / SLICES) for _ in range(ROUNDS)]
     per_slice = [median(column) * 1000 for column in zip(*rounds, strict=True)]
     print(f"Monte Carlo, K = 10, 24 blocks, {patches} patches: {per_slice[0]:.0f} ms per slice, {passes} passes")
-    print(f"  one pass at a time, random masks: {per_slice[1]:.0f} ms "
-          f"= {median(s / f for f, s, _ in rounds):.1f} times (goal: at least 6)")
-    print(f"  floor of fp32 matrix products:    {per_slice[2]:.1f} ms; "
-          f"the Monte Carlo takes {median(f / b for f, _, b in rounds):.1f} times that (goal: at most 4)")
+    print(
+        f"  one pass at a time, random masks: {per_slice[1]:.0f} ms "
+        f"= {median(s / f for f, s, _ in rounds):.1f} times (goal: at least 6)"
+    )
+    print(
+        f"  floor of fp32 matrix products:    {per_slice[2]:.1f} ms; "
+        f"the Monte Carlo takes {median(f / b for f, _, b in rounds):.1f} times that (goal: at most 4)"
+    )
 
 
 def process(arguments: list[str]) -> tuple[float, float]:
@@ -87,7 +91,11 @@ def process(arguments: list[str]) -> tuple[float, float]:
         "print(time.perf_counter() - t, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True, cwd=ROOT,
+        [sys.executable, "-c", code, *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     seconds, memory = map(float, done.stdout.split()[-2:])
@@ -100,8 +108,10 @@ def whole_processes() -> None:
         labels = ["--cord", str(SAMPLE / "sample_T2w_label-SC_seg.nii.gz")]
         labels += ["--discs", str(SAMPLE / "sample_T2w_label-discs_dlabel.nii.gz"), "--progress", "none"]
         runs = [process(["analyse", image, *labels, "--out", f"{folder}/{i}"]) for i in range(3)]
-    print(f"u2ad analyse, 15-slice sample: {median(s for s, _ in runs):.1f} s (goal: under 8), "
-          f"{max(m for _, m in runs):.2f} GB (goal: under 1.5)")
+    print(
+        f"u2ad analyse, 15-slice sample: {median(s for s, _ in runs):.1f} s (goal: under 8), "
+        f"{max(m for _, m in runs):.2f} GB (goal: under 1.5)"
+    )
     print(f"u2ad --help: {median(process(['--help'])[0] for _ in range(5)):.2f} s (goal: under 0.5)")
 
 

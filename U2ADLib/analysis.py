@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from . import __version__
-from .anomaly import erode, filtered_map
+from .anomaly import filtered_map
 from .config import MonteCarloConfig
 from .curve import VolumeCurve, patient_score, peak, volume_curve
 from .errors import InputError, UsageError
@@ -154,8 +154,7 @@ def analyse(
     )
     progress("Scoring", 0, 1)
     anomaly = filtered_map(rebuilt.aleatoric, cords, model.score)
-    scored = erode(cords, model.score.erosion_px)
-    curve = volume_curve(anomaly, scored, region.centreline, chosen, model.score.position)
+    curve = volume_curve(anomaly, cords, region.centreline, chosen, model.score)
     thresholds = model.thresholds_for(slices)
     segments, unseen = _segment_results(curve, region, thresholds)
     score = patient_score(curve)
@@ -205,7 +204,7 @@ def analyse(
 
 
 def slice_rule(slices: str | int) -> str | int:
-    """"all", "middle" or a positive number, also as text. :raises UsageError: anything else."""
+    """ "all", "middle" or a positive number, also as text. :raises UsageError: anything else."""
     if isinstance(slices, str) and slices.isdecimal():
         slices = int(slices)
     if slices in ("all", "middle") or (isinstance(slices, int) and slices > 0):

@@ -1,8 +1,8 @@
 """One analysis from files to files, and a folder of them: what `u2ad analyse` and `u2ad batch` do.
 
-A case is done when its results were made from the same files with the same options, model and version of U2AD; a batch that
-is started again does only what is left. Workers are processes or those of a Dask cluster; both run `run_case`, which
-writes a case's results itself, so that nothing but a row of the summary travels back.
+A case is done when its results were made from the same files with the same options, model and version of U2AD; a batch
+that is started again does only what is left. Workers are processes or those of a Dask cluster; both run `run_case`,
+which writes a case's results itself, so that nothing but a row of the summary travels back.
 """
 
 import csv
@@ -28,7 +28,7 @@ from .config import SEGMENT_NAMES, MonteCarloConfig
 from .dataset import Case
 from .errors import Cancelled, InputError, InstallationError, U2ADError, UsageError
 from .files import file_sha256
-from .package import find_model, read_card, verify_model
+from .package import CARD, find_model, verify_model
 from .progress import Progress, no_progress
 
 Say = Callable[[str], None]
@@ -84,11 +84,11 @@ def analyse_files(
     volume = read_volume(image, series=options.series)
     labels = {name: path and read_volume(path) for name, path in (("cord", cord), ("discs", discs))}
     progress("Reading", 1, 1)
-    settings = asdict(options)
+    request = _request(image, cord, discs, options)
+    settings = asdict(options) | {"model": _loaded_model(options.model, request["model"])}
     del settings["series"]
-    settings["model"] = _loaded_model(options.model)
     result = analyse(volume, **labels, **settings, progress=progress, say=say)
-    return replace(result, provenance=result.provenance | {"request": _request(image, cord, discs, options)})
+    return replace(result, provenance=result.provenance | {"request": request})
 
 
 def run_batch(
@@ -116,8 +116,8 @@ def run_batch(
 
         check_names(cases)
     out = Path(out).absolute()
-    new = not out.exists()
-    out.mkdir(parents=True, exist_ok=True)
+    if Path(options.model).is_dir():  # workers may run in another folder
+        options = replace(options, model=str(Path(options.model).absolute()))
     rows = {case.id: row for case in cases if (row := _row_if_done(case, out, options, derivatives))}
     todo = [case for case in cases if case.id not in rows]
     if rows:
@@ -128,6 +128,8 @@ def run_batch(
 
     before = len(rows)
     tick()
+    new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
     task = (out, options, derivatives)
     if dask:
         outcomes = _on_dask(todo, task, dask, tick)
@@ -150,9 +152,7 @@ def run_batch(
     return [rows[case.id] for case in cases]
 
 
-def run_case(
-    case: Case, out: Path, options: Options, derivatives: bool, progress: Progress = no_progress
-) -> dict:
+def run_case(case: Case, out: Path, options: Options, derivatives: bool, progress: Progress = no_progress) -> dict:
     """Analyse one case, write its results, return its row. A case that cannot be analysed is a row that says why.
 
     :raises Cancelled: by `progress`. :raises ModelError, InstallationError: what would stop every other case as well.
@@ -280,19 +280,20 @@ def _run_in_worker(stop: Path, case: Case, *task) -> dict:
 
 
 @lru_cache(maxsize=1)
-def _loaded_model(name: str):
-    """A process analyses many cases with one model."""
+def _loaded_model(name: str, checksum: str):
+    """A process analyses many cases with one model; `checksum` tells whether it is still the same."""
     from .package import load_model
 
     return load_model(name)
 
 
 def _request(image: Path, cord: Path | None, discs: Path | None, options: Options) -> dict:
-    """What results depend on besides the program: checksums of the files, and the options that change a result."""
+    """What results depend on besides the program: checksums of files and model, and options that change a result."""
     files = {name: path and _checksum(path) for name, path in (("image", image), ("cord", cord), ("discs", discs))}
     settings = asdict(options)
-    del settings["device"], settings["model"]  # the model counts by its checksum, not by its name
-    return {"files": files, "options": settings}
+    del settings["device"], settings["model"]
+    # The card holds the weights' checksum, and thresholds that may be set anew.
+    return {"files": files, "model": file_sha256(find_model(options.model) / CARD), "options": settings}
 
 
 def _checksum(path: Path) -> str:
@@ -312,12 +313,8 @@ def _row_if_done(case: Case, out: Path, options: Options, derivatives: bool) -> 
         results.append(record_of(case, out / "derivatives" / "u2ad"))
     try:
         provenances = [json.loads(path.read_text(encoding="utf-8"))["provenance"] for path in results]
-        wanted = (
-            _request(case.image, case.cord, case.discs, options),
-            read_card(find_model(options.model))["weights"]["sha256"],
-            __version__,
-        )
-        if all((p["request"], p["model"]["sha256"], p["versions"]["U2AD"]) == wanted for p in provenances):
+        wanted = (_request(case.image, case.cord, case.discs, options), __version__)
+        if all((p["request"], p["versions"]["U2AD"]) == wanted for p in provenances):
             return _row_of_result(case, results[0])
     except (OSError, ValueError, KeyError):
         pass  # not there, or not ours: the case is analysed, which says what is wrong

@@ -1,8 +1,8 @@
 """The command line: `u2ad` and `python -m U2ADLib`.
 
-Exit codes: 0 done, 1 something unexpected in at least one case of a batch, 2 usage, 3 input refused (in a batch: at least
-one case), 4 model or installation, 130 cancelled. What the user must know goes to standard error, results to standard
-output; with `--progress json` both are JSON lines on standard output.
+Exit codes: 0 done, 1 something unexpected (in a batch: in at least one case), 2 usage, 3 input refused (in a batch: at
+least one case), 4 model or installation, 130 cancelled. What the user must know goes to standard error, results to
+standard output; with `--progress json` both are JSON lines on standard output.
 
 Nothing heavy is imported before a command needs it.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from . import __version__
 from .cancel import Cancellation
-from .errors import Cancelled, InputError, InstallationError, U2ADError, UsageError
+from .errors import Cancelled, InputError, InstallationError, U2ADError
 from .progress import JsonProgress, Progress, ProgressBar, no_progress
 
 CONVENTIONS = ("auto", "sct", "sct-levels", "totalspineseg", "spineps")
@@ -46,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             if not sys.warnoptions:
                 warnings.simplefilter("ignore")  # the libraries' own; ours are notes
-            return options.run(options, console) or 0
+            code = options.run(options, console) or 0
+            sys.stdout.flush()
+            return code
     except U2ADError as error:
         return console.error(error)
     except KeyboardInterrupt:
@@ -55,9 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         package = PACKAGES.get((error.name or "").partition(".")[0])
         if package is None:
             raise
-        return console.error(
-            InstallationError(f"The package {package} is not installed: run `pip install {package}`.")
-        )
+        return console.error(InstallationError(f"The package {package} is not installed: run `pip install {package}`."))
     except BrokenPipeError:
         # Whoever read the output is gone. Python flushes at exit and would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

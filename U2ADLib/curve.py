@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .anomaly import erode
+from .config import ScoreConfig
 from .roi.centreline import PROFILE_STEP_MM, Centreline
 from .roi.segments import Segment
 
@@ -12,26 +14,27 @@ NARROWEST_MM = 2.0  # where a slice shows less cord than this across, its curve 
 
 
 def anocurve(
-    anomaly: np.ndarray, mask: np.ndarray, centreline: Centreline, position: str = "arc"
+    anomaly: np.ndarray, cord: np.ndarray, centreline: Centreline, config: ScoreConfig | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """AnoCurve of one slice: `s` (N,) in mm along the centreline and the mean anomaly value (N,) there.
 
-    anomaly, mask: (H, W), the anomaly map and the cord over whose width the mean is taken. position="arc":
-    every 0.5 mm of arc length, the mean over the cord's width perpendicular to the centreline, from bilinear
-    samples. position="rows": the mean over the cord in each image row that the centreline crosses, the
-    paper's AnoCurve(j) = 1/W Σ_i AnoMap(i, j). NaN where the cord is less than 2 mm wide.
+    anomaly, cord: (H, W). The mean is taken over the width of the cord, less the border that
+    `config.erosion_px` takes off. `config.position` "arc": every 0.5 mm of arc length, perpendicular to the
+    centreline, from bilinear samples. "rows": in each image row that the centreline crosses, the paper's
+    AnoCurve(j) = 1/W Σ_i AnoMap(i, j). NaN where the cord is less than 2 mm wide.
     """
-    anomaly = np.where(mask, anomaly, 0)
-    if position == "rows":
+    config = config or ScoreConfig()
+    mask = erode(cord, config.erosion_px)
+    images = (np.where(mask, anomaly, 0), mask, cord)
+    if config.position == "rows":
         row = centreline.points[:, 0]
         rows = np.arange(int(np.ceil(row[0])), int(row[-1]) + 1)
         s = np.interp(rows, row, centreline.s)
-        total, width = anomaly[rows].sum(axis=1, dtype=float), mask[rows].sum(axis=1, dtype=float)
+        total, width, whole = (image[rows].sum(axis=1, dtype=float) for image in images)
     else:
         s = np.arange(0, centreline.length + 1e-9, CURVE_STEP_MM)
-        total = centreline.profile(anomaly, s).sum(axis=1) * PROFILE_STEP_MM
-        width = centreline.profile(mask, s).sum(axis=1) * PROFILE_STEP_MM
-    seen = width >= NARROWEST_MM - 1e-6
+        total, width, whole = (centreline.profile(image, s).sum(axis=1) * PROFILE_STEP_MM for image in images)
+    seen = (whole >= NARROWEST_MM - 1e-6) & (width > 1e-6)
     return s, np.where(seen, total / np.where(seen, width, 1), np.nan)
 
 
@@ -53,13 +56,13 @@ class VolumeCurve:
 
 def volume_curve(
     anomaly: np.ndarray,
-    mask: np.ndarray,
+    cord: np.ndarray,
     centreline: Centreline,
     slices: tuple[int, ...],
-    position: str = "arc",
+    config: ScoreConfig | None = None,
 ) -> VolumeCurve:
-    """AnoCurves of the analysed slices. anomaly, mask: (len(slices), H, W), see `anocurve`."""
-    curves = [anocurve(a, m, centreline, position) for a, m in zip(anomaly, mask, strict=True)]
+    """AnoCurves of the analysed slices. anomaly, cord: (len(slices), H, W), see `anocurve`."""
+    curves = [anocurve(a, c, centreline, config) for a, c in zip(anomaly, cord, strict=True)]
     values = np.array([value for _, value in curves])
     ranked = np.where(np.isnan(values), -np.inf, values)
     best, seen = ranked.argmax(axis=0), np.isfinite(values).any(axis=0)

@@ -15,7 +15,7 @@ from .errors import InputError
 
 EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 
-# What a mask's name adds to its image's; the first that is found is taken, so corrected ones come before automatic ones.
+# What a mask's name adds to its image's; the first that is found is taken: corrected ones before automatic ones.
 CORD_SUFFIXES = ("_label-SC_seg", "_seg-manual", "_sc_seg", "_seg", "_cord")
 DISC_SUFFIXES = ("_label-discs_dlabel", "_labels-disc-manual", "_discs")
 
@@ -44,8 +44,8 @@ def find_cases(folder: Path) -> list[Case]:
     """All T2-weighted images of a folder, sorted by id.
 
     BIDS, where the folder has `sub-*` folders: `sub-*/[ses-*/]anat/*_T2w.nii[.gz]`, masks beside the image or anywhere
-    below `derivatives/labels`. Otherwise flat: every NIfTI, NRRD and MetaImage file, every sub-folder with a DICOM series,
-    or the folder itself where it holds one; masks are named as the image (or the DICOM folder) with a suffix.
+    below `derivatives/labels`. Otherwise flat: every NIfTI, NRRD and MetaImage file, every sub-folder with DICOM files,
+    or the folder itself where it holds them; masks are named as the image (or the DICOM folder) with a suffix.
 
     :raises InputError: there is no such folder, or nothing in it.
     """

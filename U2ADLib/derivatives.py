@@ -56,7 +56,7 @@ def check_names(cases: list[Case]) -> None:
         place = _place(case)
         if place in names or place[1] == "sub-_T2w":
             other = f", as that of {names[place]}" if place in names else ""
-            raise InputError(f"The name of {case.id} cannot become a BIDS name of letters and digits{other}: rename it.")
+            raise InputError(f"The name of {case.id} cannot become a BIDS name (letters, digits){other}: rename it.")
         names[place] = case.id
 
 
@@ -77,9 +77,7 @@ def _place(case: Case) -> tuple[Path, str]:
 def _lesions(analysis: Analysis) -> np.ndarray:
     """Lesions on the input's grid, uint8, numbered as in the lesion table."""
     thresholds = analysis.thresholds
-    found = find_lesions(
-        analysis.anomaly, analysis.curve, analysis.region, thresholds.segment, thresholds.patient
-    )
+    found = find_lesions(analysis.anomaly, analysis.curve, analysis.region, thresholds.segment, thresholds.patient)
     stack = np.zeros(analysis.region.cord.shape, np.uint8)
     stack[list(analysis.slices)] = found.labels
     return analysis.stack.grid.to_input(stack, order=0)

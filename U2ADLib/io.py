@@ -1,53 +1,80 @@
-"""Reading and writing volumes: NIfTI, NRRD, MetaImage and DICOM, through SimpleITK.
+"""Reading and writing volumes: NIfTI, NRRD, MetaImage and DICOM.
 
-Files are LPS and SimpleITK's arrays are [k, j, i]; here, and only here, they become RAS and [i, j, k].
-NIfTI headers hold two geometries (qform and sform) that programs read with different preferences; an image in which they
-disagree would lie in different places in different programs, so it is refused.
+NIfTI is read and written here, the others through SimpleITK. Its files are LPS and its arrays [k, j, i]; here, and only
+here, they become RAS and [i, j, k]. ITK's own NIfTI reader cannot be trusted with a patient: it fills a truncated file
+with zeros, takes the voxels of `neck.nii` for `neck.nii.gz` where both lie in one folder, and refuses axes that are off
+by rounding alone.
+
+A NIfTI header holds two geometries (qform and sform), and programs differ in which they prefer. An image in which they
+disagree would lie in different places in different programs, so it is refused; so is an image that does not say where
+it lies in the patient.
 """
 
 import gzip
+import math
 import os
+import re
 import struct
-from dataclasses import dataclass
+import zlib
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from .errors import InputError
-from .volume import Volume, volume_hash
-
-__all__ = ["DicomSeries", "input_hash", "list_series", "read_volume", "write_volume"]
+from .volume import Volume
 
 NIFTI = (".nii", ".nii.gz")
 SUFFIXES = (*NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd")
 MOST_VOXELS = 1 << 30
-FORM_TOLERANCE_MM = 0.1  # a corner may move so far between qform and sform
-SPACING_TOLERANCE = 0.05  # of the slice distance: more is a missing or an extra slice
+PLACE_TOLERANCE_MM = 0.1  # between two statements of where a voxel lies
+SPACING_TOLERANCE = 0.05  # of the distance between slices: more is a missing or an extra one
+ANGLE_TOLERANCE = 1e-3  # between the direction cosines of slices that belong together
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
-sitk.ProcessObject.SetGlobalWarningDisplay(False)
+T2_ECHO_MS = 60  # turbo spin echo; T1-weighted ones are below 40
+T2_WORDS = ("t2", "tse", "fse", "space", "cube", "vista")
+OTHER_WORDS = (
+    "t1", "stir", "tirm", "flair", "dixon", "dwi", "diff", "adc", "swi", "pd", "mip", "myelo",
+    "loc", "scout", "survey", "plan",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class DicomSeries:
-    """One series of a DICOM folder. `why` says in words why it is proposed or not."""
+    """One series of a DICOM folder. `why` says in words what it is, and so why it is proposed or not."""
 
     uid: str
     description: str
-    orientation: str  # "sagittal", "axial", "coronal" or "mixed"
-    slices: int
-    files: tuple[str, ...]
-    score: float  # how much it looks like a sagittal T2w; the highest positive one is proposed
+    orientation: str  # "sagittal", "coronal", "axial" or "mixed"
+    shape: tuple[int, int, int]  # columns, rows, slices
+    spacing: tuple[float, float, float]  # mm; of a single slice its thickness
+    proposed: bool  # the one that looks like a sagittal T2w; of several such, none
     why: str
+    files: tuple[str, ...]
 
 
+@contextmanager
+def _without_itk_warnings():
+    """Errors are reported; ITK's warnings on standard error hold file names and help nobody."""
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+
+
+@_without_itk_warnings()
 def read_volume(path: str | Path, series: str | None = None) -> Volume:
     """Read an image file, a DICOM file, or a folder of DICOM files.
 
-    :param series: UID of the DICOM series to take; otherwise the sagittal T2-weighted one is taken.
+    :param series: UID of the DICOM series to take; otherwise the only one, or the sagittal T2-weighted one.
     :returns: the volume with its geometry; its name is the file's or folder's, never the patient's.
-    :raises InputError: it cannot be read, or its geometry is ambiguous.
+    :raises InputError: it cannot be read, is not one volume, or it is not certain where it lies in the patient.
     """
     path = Path(path)
     if path.is_symlink() and not path.exists():
@@ -56,127 +83,197 @@ def read_volume(path: str | Path, series: str | None = None) -> Volume:
         raise InputError(f"There is no file or folder {path}.")
     if path.is_dir():
         return _read_dicom_folder(path, series)
-    if path.stat().st_size == 0:
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(132)
+    except OSError as error:
+        raise InputError(f"{path.name} cannot be opened: {error.strerror}.") from error
+    if not head:
         raise InputError(f"{path.name} is empty.")
-    with open(path, "rb") as stream:
-        head = stream.read(140)
-    if head.lstrip(b"./").startswith(b"annex/objects/") or b"/annex/objects/" in head:
+    if b"/annex/objects/" in head:
         raise InputError(f"{path.name} is only a pointer to an image: run `git annex get` in its data set first.")
-    name = _stem(path)
-    if path.name.lower().endswith(NIFTI):
+    if head.startswith(b"version https://git-lfs"):
+        raise InputError(f"{path.name} is only a pointer to an image: run `git lfs pull` in its repository first.")
+    suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), None)
+    name = path.name[: -len(suffix)] if suffix else re.sub(r"\.(dcm|ima)$", "", path.name, flags=re.IGNORECASE)
+    if suffix in NIFTI:
         return _read_nifti(path, name)
-    if path.name.lower().endswith(SUFFIXES):
+    if suffix:
+        _refuse_unless_placed(path)
         return _from_sitk(_read_image(path), name)
-    if head[128:132] == b"DICM" or path.suffix.lower() in (".dcm", ".ima", ""):
+    if head[128:] == b"DICM" or path.suffix.lower() in (".dcm", ".ima", ""):
         return _read_dicom_files([str(path)], name)
     raise InputError(f"{path.name} is not an image that can be read: use {', '.join(SUFFIXES)} or DICOM.")
 
 
+@_without_itk_warnings()
 def write_volume(path: str | Path, volume: Volume) -> None:
-    """Write NIfTI, NRRD or MetaImage by the suffix; the file appears whole or not at all."""
+    """Write NIfTI, NRRD or MetaImage by the suffix; the file appears whole or not at all.
+
+    The type is kept, except that masks become uint8, 64-bit integers 32 bits where they fit, and other floats float32.
+    The same volume always gives the same bytes.
+
+    :raises InputError: the suffix is another, or the file cannot be written.
+    """
     path = Path(path)
-    if not path.name.lower().endswith((*NIFTI, ".nrrd", ".mha")):
+    suffix = next((s for s in (*NIFTI, ".nrrd", ".mha") if path.name.lower().endswith(s)), None)
+    if suffix is None:
         raise InputError(f"{path.name}: images are written as .nii.gz, .nii, .nrrd or .mha.")
-    array = volume.array
-    small = {"bool": np.uint8, "float16": np.float32, "int64": np.int32, "uint64": np.uint32}.get(array.dtype.name)
-    image = sitk.GetImageFromArray(np.ascontiguousarray((array.astype(small) if small else array).transpose(2, 1, 0)))
-    lps = LPS_TO_RAS @ volume.affine
-    image.SetSpacing(volume.spacing.tolist())
-    image.SetDirection((lps[:3, :3] / volume.spacing).ravel().tolist())
-    image.SetOrigin(lps[:3, 3].tolist())
-    if path.name.lower().endswith(NIFTI):
-        image.SetMetaData("qform_code", "1")
-        image.SetMetaData("sform_code", "1")
+    volume = volume.with_array(_storable(volume.array))
     temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")
     try:
-        sitk.WriteImage(image, str(temporary), useCompression=True)
+        if suffix in NIFTI:
+            _write_nifti(temporary, volume, compressed=suffix == ".nii.gz")
+        else:
+            sitk.WriteImage(_to_sitk(volume), str(temporary), useCompression=True)
         os.replace(temporary, path)
-    except RuntimeError as error:
-        raise InputError(f"{path} cannot be written: {_reason(error)}") from None
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or "is there such a folder, and room on the disk?"
+        raise InputError(f"{path} cannot be written: {reason}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
+@_without_itk_warnings()
 def list_series(folder: str | Path) -> list[DicomSeries]:
-    """All DICOM series in a folder and its subfolders, the most likely sagittal T2w first."""
-    found = []
-    for place in sorted({p for p in Path(folder).rglob("*") if p.is_dir()} | {Path(folder)}):
+    """All DICOM series in a folder and its subfolders, the proposed one first."""
+    folder = Path(folder)
+    files: dict[str, list[str]] = {}
+    for place in [folder, *sorted(p for p in folder.rglob("*") if p.is_dir())]:
         for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(place)):
-            files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(place), uid)
-            found.append(_describe(uid, files))
-    return sorted(found, key=lambda s: (-s.score, s.uid))
-
-
-input_hash = volume_hash
+            files.setdefault(uid, []).extend(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(place), uid))
+    found = [_describe(uid, names) for uid, names in files.items()]
+    if sum(series.proposed for series in found) > 1:
+        found = [
+            replace(s, proposed=False, why=f"{s.why}; one of several that may be meant") if s.proposed else s
+            for s in found
+        ]
+    return sorted(found, key=lambda s: (not s.proposed, s.description, s.uid))
 
 
 # ---------------------------------------------------------------- NIfTI
 
+_NIFTI_TYPES = {
+    2: "u1", 256: "i1", 4: "i2", 512: "u2", 8: "i4", 768: "u4", 1024: "i8", 1280: "u8", 16: "f4", 64: "f8",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _NiftiHeader:
+    """What the header of NIfTI-1 or NIfTI-2 says about voxels and geometry."""
+
+    order: str  # of bytes, "<" or ">"
+    shape: tuple[int, ...]
+    type_code: int
+    offset: int
+    slope: float
+    intercept: float
+    qform: np.ndarray | None  # voxel → RAS mm; None: not set
+    sform: np.ndarray | None
+
 
 def _read_nifti(path: Path, name: str) -> Volume:
-    affine, shape, code = _nifti_geometry(path)
-    if int(np.prod(shape)) > MOST_VOXELS:
-        raise InputError(f"{path.name} has {' × '.join(map(str, shape))} voxels: too large for a scan of the neck.")
-    if len(shape) > 3 and any(n > 1 for n in shape[3:]):
-        raise InputError(
-            f"{path.name} has {len(shape)} dimensions ({' × '.join(map(str, shape))}): extract the one volume that is "
-            "to be analysed, for instance with `fslroi` or `sct_image -split t`."
-        )
-    image = _read_image(path)
-    array = sitk.GetArrayFromImage(image)
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        raise InputError(f"{path.name} holds colours or vectors (type {code}): a grey-scale image is needed.")
-    return Volume(array.reshape(shape[2::-1] if len(shape) >= 3 else (1, *shape[::-1])).transpose(2, 1, 0), affine, name)
-
-
-def _nifti_geometry(path: Path) -> tuple[np.ndarray, tuple[int, ...], int]:
-    """Affine (RAS), shape and type code from the header itself: SimpleITK reads only one of the two forms."""
+    damaged = InputError(f"{path.name} is damaged or incomplete: copy or convert it again.")
     try:
-        opener = gzip.open if path.name.lower().endswith(".gz") else open
-        with opener(path, "rb") as stream:
-            header = stream.read(540)
-        order = next(o for o in "<>" if struct.unpack(o + "i", header[:4])[0] in (348, 540))
-    except (OSError, EOFError, struct.error, StopIteration):
-        raise InputError(f"{path.name} is damaged or not a NIfTI image.") from None
-    if struct.unpack(order + "i", header[:4])[0] == 348:
-        dim = struct.unpack(order + "8h", header[40:56])
-        code = struct.unpack(order + "h", header[70:72])[0]
-        pixdim = struct.unpack(order + "8f", header[76:108])
-        qcode, scode = struct.unpack(order + "2h", header[252:256])
-        quaternion = struct.unpack(order + "6f", header[256:280])
-        rows = struct.unpack(order + "12f", header[280:328])
-    else:
-        dim = struct.unpack(order + "8q", header[16:80])
-        code = struct.unpack(order + "h", header[12:14])[0]
-        pixdim = struct.unpack(order + "8d", header[104:168])
-        qcode, scode = struct.unpack(order + "2i", header[344:352])
-        quaternion = struct.unpack(order + "6d", header[352:400])
-        rows = struct.unpack(order + "12d", header[400:496])
-    if not 2 <= dim[0] <= 7 or min(dim[1 : dim[0] + 1]) < 1:
-        raise InputError(f"{path.name} is damaged: its header gives the size {dim[1:]}.")
+        with open(path, "rb") as stream:
+            zipped = stream.read(2) == b"\x1f\x8b"
+        with gzip.open(path, "rb") if zipped else open(path, "rb") as stream:
+            header = _nifti_header(stream.read(540), path.name)
+            affine = _one_geometry(header, name, path.name)
+            dtype = np.dtype(header.order + _NIFTI_TYPES[header.type_code])
+            stream.seek(header.offset)
+            voxels = stream.read(math.prod(header.shape) * dtype.itemsize)
+    except (OSError, EOFError, zlib.error, struct.error, ValueError, OverflowError) as error:
+        raise damaged from error
+    if len(voxels) < math.prod(header.shape) * dtype.itemsize:
+        raise damaged
+    array = np.frombuffer(voxels, dtype).reshape(header.shape, order="F")
+    array = array.astype(dtype.newbyteorder("="), copy=False).reshape((*header.shape, 1)[:3])
+    if header.slope not in (0, 1) or (header.slope and header.intercept):
+        array = (array * header.slope + header.intercept).astype(np.float32)
+    return Volume(array, affine, name)
+
+
+def _nifti_header(data: bytes, file: str) -> _NiftiHeader:
+    """:raises InputError: no NIfTI, or not one grey-scale volume of a size that a scan of the neck can have."""
+    size = next((o for o in "<>" if struct.unpack(o + "i", data[:4])[0] in (348, 540)), None)
+    order = size or "<"
+    first = struct.unpack(order + "i", data[:4])[0] == 348
+
+    def field(code, at, at_second):
+        return struct.unpack_from(order + code, data, at if first else at_second)
+
+    if size is None or (data[344:348] != b"n+1\0" if first else data[4:8] != b"n+2\0"):
+        raise InputError(f"{file} is not a NIfTI image (.nii or .nii.gz in one file).")
+    real, long = ("f", "h") if first else ("d", "q")
+    dim = field(f"8{long}", 40, 16)
     shape = dim[1 : dim[0] + 1]
-    sform = np.vstack([np.reshape(rows, (3, 4)), (0, 0, 0, 1)]) if scode > 0 else None
-    qform = _from_quaternion(quaternion, pixdim) if qcode > 0 else None
+    if not 2 <= dim[0] <= 7 or min(shape) < 1:
+        raise InputError(f"{file} is damaged: its header gives the size {dim[1:]}.")
+    if math.prod(shape[3:]) > 1:
+        raise InputError(
+            f"{file} has {len(shape)} dimensions ({' × '.join(map(str, shape))}): extract the one volume that is to "
+            "be analysed, for instance with `fslroi` or `sct_image -split t`."
+        )
+    _refuse_if_huge(file, shape)
+    (type_code,) = field("h", 70, 12)
+    if type_code not in _NIFTI_TYPES:
+        raise InputError(
+            f"{file} holds colours, complex numbers or another type that is not supported (code {type_code}): a "
+            "grey-scale image is needed."
+        )
+    pixdim = field(f"8{real}", 76, 104)
+    (offset,) = field("f" if first else "q", 108, 168)
+    slope, intercept = field(f"2{real}", 112, 176)
+    qform_code, sform_code = field("2h" if first else "2i", 252, 344)
+    rows = np.reshape(field(f"12{real}", 280, 400), (3, 4))
+    return _NiftiHeader(
+        order=order,
+        shape=shape[:3],
+        type_code=type_code,
+        offset=int(offset),
+        slope=slope if np.isfinite([slope, intercept]).all() else 0.0,
+        intercept=intercept,
+        qform=_from_quaternion(field(f"6{real}", 256, 352), pixdim) if qform_code > 0 else None,
+        sform=np.vstack([rows, (0, 0, 0, 1)]) if sform_code > 0 else None,
+    )
+
+
+def _one_geometry(header: _NiftiHeader, name: str, file: str) -> np.ndarray:
+    """The affine, if it is certain. :raises InputError: qform and sform disagree, or both are missing."""
+    sform, qform = header.sform, header.qform
     if sform is None and qform is None:
         raise InputError(
-            f"{path.name} does not say where it lies in the patient (neither qform nor sform is set): left and right "
-            "cannot be told. Convert it from DICOM again."
+            f"{file} does not say where it lies in the patient (neither qform nor sform is set): left and right cannot "
+            "be told. Convert it from DICOM again."
         )
-    if sform is not None and qform is not None:
-        corners = np.array(np.meshgrid(*[(0, n - 1) for n in (*shape, 1)[:3]])).reshape(3, -1)
-        moved = np.linalg.norm((sform - qform)[:3, :3] @ corners + (sform - qform)[:3, 3:], axis=0).max()
-        if moved > FORM_TOLERANCE_MM:
+    # A volume refuses what is no geometry at all; what would be compared is then finite.
+    grids = [Volume(np.empty((1, 1, 1)), form, name) for form in (sform, qform) if form is not None]
+    if len(grids) == 2:
+        corners = np.array(np.meshgrid(*[(0, n - 1) for n in (*header.shape, 1)[:3]])).reshape(3, -1).T
+        moved = np.linalg.norm(grids[0].to_ras(corners) - grids[1].to_ras(corners), axis=1).max()
+        if moved > PLACE_TOLERANCE_MM:
             raise InputError(
-                f"The two geometries in the header of {path.name} (sform and qform) disagree by up to {moved:.1f} mm: "
-                "programs would show it in different places. Make one a copy of the other, for instance with "
-                "`sct_image -set-sform-to-qform` or `fslorient -copyqform2sform`, after looking which is right."
+                f"The two geometries in the header of {file} disagree by up to {moved:.1f} mm, so programs show it in "
+                f"different places: the sform has {_geometry(grids[0])}, the qform {_geometry(grids[1])}. Find out "
+                "which is right and copy it over the other: `fslorient -copysform2qform` or `-copyqform2sform` (FSL), "
+                "`sct_image -set-qform-to-sform` or `-set-sform-to-qform` (SCT)."
             )
-    return (sform if sform is not None else qform), tuple(int(n) for n in shape), code
+    return grids[0].affine
 
 
-def _from_quaternion(values, pixdim):
+def _geometry(grid: Volume) -> str:
+    spacing, origin = ([f"{value:.4g}" for value in values] for values in (grid.spacing, grid.affine[:3, 3]))
+    return f"axes {grid.axis_codes}, spacing {' × '.join(spacing)} mm, first voxel at ({', '.join(origin)}) mm"
+
+
+def _from_quaternion(values, pixdim) -> np.ndarray:
+    """(b, c, d, offsets) and pixdim → affine, by the formula in nifti1.h."""
     b, c, d, *offset = values
-    a = np.sqrt(max(0.0, 1 - b * b - c * c - d * d))
+    rest = 1 - b * b - c * c - d * d
+    if not (rest > -1e-3 and np.isfinite(pixdim[1:4]).all()):
+        raise ValueError("no quaternion")
+    a = math.sqrt(max(0.0, rest))
     rotation = np.array(
         [
             [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
@@ -184,14 +281,66 @@ def _from_quaternion(values, pixdim):
             [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
         ]
     )
-    flip = -1.0 if pixdim[0] < 0 else 1.0
     affine = np.eye(4)
-    affine[:3, :3] = rotation * (np.abs(pixdim[1:4]) * (1, 1, flip))
+    affine[:3, :3] = rotation * np.abs(pixdim[1:4]) * (1, 1, -1 if pixdim[0] < 0 else 1)
     affine[:3, 3] = offset
     return affine
 
 
-# ---------------------------------------------------------------- SimpleITK
+def _write_nifti(path: Path, volume: Volume, compressed: bool) -> None:
+    """NIfTI-1 with the affine as sform and, as near as a rotation comes, as qform."""
+    from scipy.spatial.transform import Rotation
+
+    array = volume.array
+    handed = 1.0 if np.linalg.det(volume.directions) > 0 else -1.0
+    quaternion = Rotation.from_matrix(volume.directions * (1, 1, handed)).as_quat(canonical=True)  # x, y, z, w ≥ 0
+    code = next(code for code, kind in _NIFTI_TYPES.items() if np.dtype(kind) == array.dtype)
+    header = bytearray(352)
+    for layout, at, values in (
+        ("i", 0, (348,)),
+        ("8h", 40, (3, *array.shape, 1, 1, 1, 1)),
+        ("2h", 70, (code, 8 * array.dtype.itemsize)),
+        ("8f", 76, (handed, *volume.spacing, 1, 1, 1, 1)),
+        ("3f", 108, (352, 1, 0)),  # where the voxels begin, slope, intercept
+        ("B", 123, (2,)),  # mm
+        ("2h", 252, (1, 1)),  # qform and sform are scanner coordinates
+        ("6f", 256, (*quaternion[:3], *volume.affine[:3, 3])),
+        ("12f", 280, volume.affine[:3].ravel()),
+        ("4s", 344, (b"n+1\0",)),
+    ):
+        struct.pack_into("<" + layout, header, at, *values)
+    data = bytes(header) + array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(order="F")
+    path.write_bytes(gzip.compress(data, 6, mtime=0) if compressed else data)
+
+
+def _storable(array: np.ndarray) -> np.ndarray:
+    if array.dtype == bool:
+        return array.astype(np.uint8)
+    if array.dtype.kind == "f":
+        return array.astype(np.float32)
+    if array.dtype.itemsize == 8:
+        short = array.astype(np.int32)
+        return short if np.array_equal(short, array) else array
+    return array
+
+
+# ---------------------------------------------------------------- NRRD, MetaImage: SimpleITK
+
+
+def _refuse_unless_placed(path: Path) -> None:
+    """ITK takes an image without directions for an axial one. :raises InputError: NRRD, MetaImage do not have any."""
+    with open(path, "rb") as stream:
+        header = stream.read(1 << 16)
+    if path.suffix.lower() in (".nrrd", ".nhdr"):
+        header = re.split(rb"\r?\n\r?\n", header)[0]
+        needed = (rb"^space:\s*(\w+-\w+-superior|[LR][AP]S)", rb"^space directions:")
+    else:
+        needed = (rb"^(TransformMatrix|Orientation|Rotation)\s*=",)
+    if not all(re.search(pattern, header, re.MULTILINE | re.IGNORECASE) for pattern in needed):
+        raise InputError(
+            f"{path.name} does not say where it lies in the patient (its header has no space and directions): left and "
+            "right cannot be told. Convert it from DICOM again."
+        )
 
 
 def _read_image(path: Path) -> sitk.Image:
@@ -199,14 +348,19 @@ def _read_image(path: Path) -> sitk.Image:
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
-        size = reader.GetSize()
-        if int(np.prod([float(n) for n in size])) > MOST_VOXELS:
-            raise InputError(f"{path.name} has {' × '.join(map(str, size))} voxels: too large for a scan of the neck.")
+        _refuse_if_huge(path.name, reader.GetSize())
         return reader.Execute()
     except RuntimeError as error:
-        if "orthonormal" in str(error).lower():
-            raise InputError(f"The axes of {path.name} are sheared: resample it to a grid with right angles.") from None
-        raise InputError(f"{path.name} is damaged or cannot be read: {_reason(error)}") from None
+        beside = path.suffix.lower() in (".nhdr", ".mhd")
+        raise InputError(
+            f"{path.name} cannot be read: it is damaged, incomplete or not of the kind that its name says"
+            f"{', or the file with its voxels is missing' if beside else ''}."
+        ) from error
+
+
+def _refuse_if_huge(file: str, size: Sequence[int]) -> None:
+    if math.prod(size) > MOST_VOXELS:
+        raise InputError(f"{file} has {' × '.join(map(str, size))} voxels: too large for a scan of the neck.")
 
 
 def _from_sitk(image: sitk.Image, name: str) -> Volume:
@@ -214,153 +368,210 @@ def _from_sitk(image: sitk.Image, name: str) -> Volume:
         raise InputError(f"{name} holds colours or vectors: a grey-scale image is needed.")
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[..., 0]
-    if image.GetDimension() == 2:
-        image = sitk.JoinSeries(image)
     if image.GetDimension() != 3:
-        raise InputError(f"{name} has {image.GetDimension()} dimensions: extract the one volume to be analysed.")
+        raise InputError(
+            f"{name} has {image.GetDimension()} dimensions ({' × '.join(map(str, image.GetSize()))}): extract the one "
+            "volume that is to be analysed."
+        )
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()
     return Volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0), LPS_TO_RAS @ affine, name)
 
 
+def _to_sitk(volume: Volume) -> sitk.Image:
+    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.array.transpose(2, 1, 0)))
+    lps = LPS_TO_RAS @ volume.affine
+    image.SetSpacing(volume.spacing.tolist())
+    image.SetDirection((lps[:3, :3] / volume.spacing).ravel().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    return image
+
+
 # ---------------------------------------------------------------- DICOM
 
 
-def _read_dicom_folder(folder: Path, series: str | None) -> Volume:
-    found = list_series(folder)
-    if not found:
-        raise InputError(f"{folder.name} holds no DICOM series: give an image file or a folder of DICOM files.")
-    listing = "\n".join(f"  {s.uid}  {s.description or 'no description'}: {s.why}" for s in found)
-    if series is not None:
-        chosen = [s for s in found if s.uid == series]
-        if not chosen:
-            raise InputError(f"{folder.name} holds no series {series}. It holds:\n{listing}")
-        return _read_dicom_files(chosen[0].files, _stem(folder))
-    best = [s for s in found if s.score > 0 and s.score == found[0].score]
-    if len(best) != 1 and len(found) > 1:
-        reason = "none looks like a sagittal T2w" if not best else "several look like a sagittal T2w"
-        raise InputError(f"{folder.name} holds {len(found)} series and {reason}: name one with --series.\n{listing}")
-    return _read_dicom_files(found[0].files, _stem(folder))
+@dataclass(frozen=True)
+class _DicomHeader:
+    """What one DICOM file says about itself, in its own coordinates (LPS)."""
+
+    size: tuple[int, ...]  # columns, rows, frames
+    spacing: tuple[float, ...]
+    placed: bool  # it says where it lies in the patient
+    position: np.ndarray
+    axes: np.ndarray  # (3, 3); columns: along a row, along a column, normal
+    thickness: float  # mm; 0: unknown
+    description: str
+    times: tuple[float, float]  # echo and inversion time, ms; 0: unknown
+
+    @property
+    def frames(self) -> int:
+        return self.size[2] if len(self.size) > 2 else 1
 
 
-def _read_dicom_files(files, name: str) -> Volume:
-    """Slices sorted along their normal; gaps, doubles and mixtures are refused."""
-    if len(files) == 1:
-        image = _read_image(Path(files[0]))
-        volume = _from_sitk(image, name)
-        if volume.array.shape[2] == 1:
-            spacing = _single_slice_spacing(files[0], volume.spacing[2])
-            affine = volume.affine.copy()
-            affine[:3, 2] *= spacing / volume.spacing[2]
-            volume = Volume(volume.array, affine, name)
-        return volume
-    headers = [_header(file) for file in files]
-    orientation = np.array([h["orientation"] for h in headers])
-    if np.ptp(orientation, axis=0).max() > 1e-3 or len({h["size"] for h in headers}) > 1:
-        raise InputError(f"The series in {name} mixes slices of different orientation or size (a localizer?).")
-    normal = np.cross(orientation[0, :3], orientation[0, 3:])
-    at = np.array([h["position"] for h in headers]) @ normal
-    order = np.argsort(at)
-    steps = np.diff(at[order])
-    if (steps < 1e-3).any():
-        raise InputError(f"The series in {name} has {np.count_nonzero(steps < 1e-3)} slices at the place of another.")
-    if np.ptp(steps) > SPACING_TOLERANCE * np.median(steps):
-        raise InputError(
-            f"The slices of {name} are not evenly spaced ({steps.min():.2f} to {steps.max():.2f} mm apart): is one "
-            "missing? Export the series again."
-        )
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames([files[i] for i in order])
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:
-        raise InputError(f"The series in {name} cannot be read: {_reason(error)}") from None
-    return _from_sitk(image, name)
-
-
-def _single_slice_spacing(file, fallback):
-    """Thickness of a lone slice: a voxel must be as thick as the slice that was excited."""
-    read = _tags(file)
-    for tag in ("0018|0050", "0018|0088"):
-        try:
-            if (value := float(read(tag))) > 0:
-                return value
-        except ValueError:
-            continue
-    return fallback
-
-
-def _tags(file):
+def _dicom_header(file: str) -> _DicomHeader:
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(file))
+    reader.SetFileName(file)
+    reader.SetImageIO("GDCMImageIO")
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise InputError(f"{Path(file).name} cannot be read as DICOM: {_reason(error)}") from None
-    return lambda tag: reader.GetMetaData(tag).strip() if reader.HasMetaDataKey(tag) else ""
+        raise InputError(f"{Path(file).name} cannot be read: it is damaged, or not a DICOM image.") from error
+
+    def text(tag):
+        return reader.GetMetaData(tag).strip() if reader.HasMetaDataKey(tag) else ""
+
+    def number(*tags):
+        for tag in tags:
+            try:
+                if (value := float(text(tag).split("\\")[0])) > 0:
+                    return value
+            except ValueError:
+                pass
+        return 0.0
+
+    size = reader.GetSize()
+    many = len(size) > 2 and size[2] > 1
+    return _DicomHeader(
+        size=size,
+        spacing=reader.GetSpacing(),
+        # Files with many frames keep their geometry in sequences, which ITK reads but does not show.
+        placed=many or bool(text("0020|0032") and text("0020|0037")),
+        position=np.array(reader.GetOrigin()),
+        axes=np.reshape(reader.GetDirection(), (3, 3)),
+        # Of a lone slice: a voxel is as thick as what was excited.
+        thickness=number("0018|0050", "0018|0088"),
+        description=text("0008|103e"),
+        times=(number("0018|0081"), number("0018|0082")),
+    )
 
 
-def _header(file):
-    read = _tags(file)
+def _read_dicom_folder(folder: Path, series: str | None) -> Volume:
+    name = folder.name or folder.resolve().name
+    found = list_series(folder)
+    if not found:
+        raise InputError(f"{name} holds no DICOM series: give an image file or a folder of DICOM files.")
+    listing = "\n".join(f"  {s.uid}  {s.description or '(no description)'}: {s.why}" for s in found)
+    if series is not None:
+        chosen = next((s for s in found if s.uid == series), None)
+        if chosen is None:
+            raise InputError(f"{name} holds no series {series}. It holds:\n{listing}")
+    elif found[0].proposed or len(found) == 1:
+        chosen = found[0]
+    else:
+        raise InputError(
+            f"{name} holds {len(found)} series, and it is not certain which is the sagittal T2-weighted one: name it "
+            f"with --series UID.\n{listing}"
+        )
+    return _read_dicom_files(chosen.files, name)
+
+
+def _read_dicom_files(files: Sequence[str], name: str) -> Volume:
+    """Slices sorted along their normal; gaps, doubles, shifts and mixtures are refused."""
+    headers = [_dicom_header(file) for file in files]
+    if not all(header.placed for header in headers):
+        raise InputError(f"{name} does not say where it lies in the patient: it is no MR image, or lost its header.")
+    if len(files) == 1:
+        return _read_dicom_file(files[0], headers[0], name)
+    files = [files[i] for i in _stacked(headers, name)]
+    _refuse_if_huge(name, (*headers[0].size[:2], len(files)))
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(files)
     try:
-        orientation = [float(v) for v in read("0020|0037").split("\\")]
-        position = [float(v) for v in read("0020|0032").split("\\")]
-    except ValueError:
-        orientation, position = [], []
-    if len(orientation) != 6 or len(position) != 3:
-        raise InputError(f"{Path(file).name} does not say where its slice lies in the patient.")
-    return {"orientation": orientation, "position": position, "size": (read("0028|0010"), read("0028|0011"))}
+        return _from_sitk(reader.Execute(), name)
+    except RuntimeError as error:
+        raise InputError(f"The series in {name} cannot be read: a file is damaged. Export it again.") from error
 
 
-def _describe(uid, files) -> DicomSeries:
-    read = _tags(files[0])
-    description = read("0008|103e")
-    try:
-        headers = [_header(file) for file in files]
-        normals = np.array([np.cross(h["orientation"][:3], h["orientation"][3:]) for h in headers])
-        axes = {int(np.abs(n).argmax()) for n in normals}
-        orientation = ("sagittal", "coronal", "axial")[axes.pop()] if len(axes) == 1 else "mixed"
-    except InputError:
-        orientation = "mixed"
-    words = description.lower().replace("_", " ")
+def _read_dicom_file(file: str, header: _DicomHeader, name: str) -> Volume:
+    volume = _from_sitk(_read_image(Path(file)), name)
+    if header.frames > 1:
+        if header.spacing == (1, 1, 1):  # what ITK says where it cannot make a stack of the frames
+            raise InputError(
+                f"The frames of {name} cannot be put in order. Convert it to NIfTI, for instance with dcm2niix."
+            )
+        return volume
+    if not header.thickness:
+        raise InputError(f"{name} does not say how thick its slice is.")
+    scale = np.diag([1, 1, header.thickness / volume.spacing[2], 1])
+    return Volume(volume.array, volume.affine @ scale, name)
 
-    def number(tag):
-        try:
-            return float(read(tag))
-        except ValueError:
-            return 0.0
 
-    echo, repetition = number("0018|0081"), number("0018|0080")
-    t2_words = any(w in words for w in ("t2", "tse", "fse", "space", "cube", "vista"))
-    other = next((w for w in ("stir", "t1", "flair", "dixon", "loc", "scout", "survey", "swi", "diff") if w in words), "")
-    reasons = [orientation]
-    score = 2.0 if orientation == "sagittal" else -4.0
-    if echo >= 60 and repetition >= 1000:
-        score += 2
-        reasons.append("T2-weighted by its echo time")
-    elif echo and echo < 40:
-        score -= 3
-        reasons.append("not T2-weighted by its echo time")
-    if t2_words and not other:
-        score += 1
-        reasons.append("called T2")
+def _stacked(headers: list[_DicomHeader], name: str) -> np.ndarray:
+    """The order in which single slices make a stack. :raises InputError: they do not."""
+    first = headers[0]
+    if any(
+        header.size != first.size
+        or header.frames > 1
+        or np.abs(header.axes - first.axes).max() > ANGLE_TOLERANCE
+        or not np.allclose(header.spacing[:2], first.spacing[:2], rtol=ANGLE_TOLERANCE)
+        for header in headers
+    ):
+        raise InputError(
+            f"The series in {name} mixes slices of different orientation or size (a localizer?): it is not one volume."
+        )
+    across, along = np.split(np.array([header.position for header in headers]) @ first.axes, [2], axis=1)
+    order = np.argsort(along[:, 0], kind="stable")
+    at = along[order, 0]
+    steps = np.diff(at)
+    if steps.min() < PLACE_TOLERANCE_MM:
+        twice = at[1:][steps < PLACE_TOLERANCE_MM]
+        raise InputError(
+            f"{len(twice)} of the {len(at)} slices of {name} lie where another does (at {_listed_mm(twice)}): the "
+            "series holds several echoes, repeats or reconstructions. Give a folder with one of them."
+        )
+    usual = float(np.median(steps))
+    odd = np.flatnonzero(np.abs(steps - usual) > SPACING_TOLERANCE * usual)
+    if len(odd):
+        between = ", ".join(f"{at[k]:.1f} and {at[k + 1]:.1f} mm" for k in odd[:3])
+        raise InputError(
+            f"The slices of {name} are not evenly spaced: usually {usual:.2f} mm apart, but not between {between}. Is "
+            "one missing? Export the series again."
+        )
+    shift = np.ptp(across, axis=0).max()
+    if shift > PLACE_TOLERANCE_MM:
+        raise InputError(
+            f"The slices of {name} are shifted against each other by up to {shift:.1f} mm in their plane (a tilted "
+            "stack): it cannot be read as a volume with right angles."
+        )
+    return order
+
+
+def _describe(uid: str, files: list[str]) -> DicomSeries:
+    """A series in words; `proposed` if it looks like a sagittal T2w."""
+    headers = [_dicom_header(file) for file in files]
+    first = headers[0]
+    axes = {int(np.abs(header.axes[:, 2]).argmax()) for header in headers if header.placed}
+    orientation = ("sagittal", "coronal", "axial")[axes.pop()] if len(axes) == 1 else "mixed"
+    words = re.findall("[a-z]+[0-9]*", first.description.lower())
+    other = next((w for w in OTHER_WORDS if any(word.startswith(w) for word in words)), None)
+    echo, inversion = first.times
+    weighted = echo >= T2_ECHO_MS if echo else any(word.startswith(T2_WORDS) for word in words)
+    thickness = first.thickness or first.spacing[-1]
+    if len(headers) > 1:
+        along = sorted(float(header.position @ first.axes[:, 2]) for header in headers)
+        thickness = float(np.median(np.diff(along)))
+    slices = first.frames if len(headers) == 1 else len(headers)
+    why = [f"{orientation}, {slices} slice{'s' if slices > 1 else ''}"]
+    why.append(f"echo time {echo:g} ms" if echo else "echo time unknown")
+    if inversion:
+        why.append("inversion recovery")
     if other:
-        score -= 3
-        reasons.append(f"called {other.upper()}")
-    reasons.append(f"{len(files)} slices")
-    return DicomSeries(uid, description, orientation, len(files), tuple(files), score, ", ".join(reasons))
+        why.append(f"called {other.upper()}")
+    proposed = orientation == "sagittal" and weighted and not inversion and not other
+    if proposed:
+        why.append("looks like a sagittal T2w")
+    return DicomSeries(
+        uid=uid,
+        description=first.description,
+        orientation=orientation,
+        shape=(*first.size[:2], slices),
+        spacing=(*first.spacing[:2], thickness),
+        proposed=proposed,
+        why=", ".join(why),
+        files=tuple(files),
+    )
 
 
-def _stem(path: Path) -> str:
-    name = path.name
-    for suffix in sorted((*SUFFIXES, ".dcm", ".ima"), key=len, reverse=True):
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
-
-
-def _reason(error: Exception) -> str:
-    """The last line of an ITK error, without its file names and addresses."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1].split("): ", 1)[-1] if lines else type(error).__name__)[:200]
+def _listed_mm(values: np.ndarray) -> str:
+    return ", ".join(f"{value:.1f}" for value in values[:3]) + (" … mm" if len(values) > 3 else " mm")

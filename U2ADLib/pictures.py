@@ -452,7 +452,7 @@ def draw_overlay(analysis) -> np.ndarray:
 
     canvas.text(_GAP, 40, "Anomaly map", 30, _TEXT)
     canvas.text(_GAP, 84, verdict(analysis), 24, ORANGE if findings(analysis) else _TEXT)
-    _draw_colour_bar(canvas, page_width - _GAP - 400, heat_top(analysis))
+    _draw_colour_bar(canvas, page_width - _GAP - 400, heat_top(analysis), analysis.anomaly.max())
     for k in range(count):
         x, y = _GAP + k % columns * tile[1], _HEADER + k // columns * tile[0]
         _draw_tile(canvas, analysis, k, window, scale, (x, y), brightest)
@@ -531,7 +531,7 @@ def _draw_arrow(canvas, tip, tail):
     canvas.polygon([tip, tip + 13 * along + 6 * across, tip + 13 * along - 6 * across], ORANGE)
 
 
-def _draw_colour_bar(canvas, x, top, y=28, width=400, height=18):
+def _draw_colour_bar(canvas, x, top, highest, y=28, width=400, height=18):
     """Heat over a mid grey, with numbers."""
     ramp = np.broadcast_to(np.linspace(0, 1, width), (height, width))
     canvas.paste(x, y, heat_overlay(np.full(ramp.shape, 0.35), ramp))
@@ -539,7 +539,10 @@ def _draw_colour_bar(canvas, x, top, y=28, width=400, height=18):
         at = x + tick / top * width
         canvas.line([(at, y + height), (at, y + height + 5)], _DIM)
         canvas.text(at, y + height + 8, _number(tick), 18, _TEXT, "ma")
-    canvas.text(x + width / 2, y + height + 48, "Anomaly: |image - reconstruction|, image 0-1", 18, _DIM, "mm")
+    text = "Anomaly: |image - reconstruction|, image 0-1"
+    if highest > top:
+        text += f"; last colour: {top:.2g} to {highest:.2g}"
+    canvas.text(x + width, y + height + 48, text, 18, _DIM, "rm")
 
 
 def _enlarged(plane, scale):

@@ -37,7 +37,7 @@ class StageClock:
 
 def format_seconds(seconds: float) -> str:
     """`75` → `1:15`, `3700` → `1:01:40`."""
-    minutes, seconds = divmod(int(round(seconds)), 60)
+    minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
@@ -63,8 +63,12 @@ class ProgressBar:
         bar = "#" * filled + "." * (self.WIDTH - filled)
         tail = "" if finished or left is None else f"  {format_seconds(left)} left"
         end = "\n" if finished else ""
-        print(f"\r\x1b[K{stage:<24} [{bar}] {100 * done / max(total, 1):3.0f} %{tail}", end=end, file=self._stream,
-              flush=True)
+        print(
+            f"\r\x1b[K{stage:<24} [{bar}] {100 * done / max(total, 1):3.0f} %{tail}",
+            end=end,
+            file=self._stream,
+            flush=True,
+        )
 
 
 class JsonProgress:

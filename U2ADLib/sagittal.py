@@ -17,6 +17,7 @@ from .volume import Reorientation, Volume, reorient
 
 STACK_CODES = "LIP"  # where slice, row and column point to
 COARSEST_MM = 2.5  # in-plane spacing
+SMALLEST_MM = 20.0  # in-plane field of view
 SAME_SPACING = 1e-3  # relative: a spacing that is so near to 1 mm is 1 mm
 
 
@@ -50,6 +51,8 @@ class SagittalGrid:
         order=1: area average or linear interpolation, float32. order=0: nearest voxel, keeps the type.
         """
         planes = self.reorientation.apply(array)
+        if planes.shape != self.shape:
+            raise ValueError(f"An array of shape {array.shape} does not lie on the input's grid.")
         if order == 0:
             return self._gather(planes, [np.floor(self._positions(a) + 0.5).astype(int) for a in (0, 1)])
         for axis in (0, 1):
@@ -65,6 +68,8 @@ class SagittalGrid:
 
     def to_input(self, stack: np.ndarray, order: int = 1, fill: float = 0) -> np.ndarray:
         """Maps (S, size, size) → the input's grid (I, J, K); `fill` outside the window. order as in `to_stack`."""
+        if stack.shape != (self.shape[0], self.size, self.size):
+            raise ValueError(f"An array of shape {stack.shape} does not lie on the stack of {self.shape[0]} slices.")
         planes = stack
         seen = [None, None]
         for axis in (0, 1):
@@ -147,7 +152,7 @@ def standardise(
     :param cord: (I, J, K) bool on the volume's grid. The window is centred on its bounding box; where the cord is
         longer than the window, on the middle between the highest and the lowest disc, or else on the cord's middle.
         Without a cord: on the image's middle.
-    :param discs: number → point in RAS mm.
+    :param discs: C2/3 … C7/T1, number → point in RAS mm.
     :returns: the stack; intensities are clipped at percentiles of the pixels in the windows of slices with cord.
     :raises InputError: the image is not sagittal, too coarse, constant, or holds values that are not numbers.
     """
@@ -163,8 +168,8 @@ def standardise(
     spacing = standing.spacing[1:]
     scale = [config.spacing_mm / mm for mm in spacing]  # input voxels per stack pixel
     step = [1.0 if abs(s - 1) < SAME_SPACING else float(s) for s in scale]
-    cord_there = None if cord is None else change.apply(cord)
-    centre, outside = _window_centre(standing, cord_there, discs, config, step)
+    cord_there = None if cord is None else change.apply(volume.with_array(cord).array)
+    centre = _window_centre(standing, cord_there, discs, config.size * step[0])
     first = []
     for axis in (0, 1):
         start = centre[axis] - step[axis] * (config.size - 1) / 2
@@ -182,9 +187,11 @@ def standardise(
         reorientation=change,
     )
     images = grid.to_stack(volume.array)
-    counted = range(len(images))
+    counted, outside = range(len(images)), 0.0
     if cord is not None:
         counted = np.flatnonzero(cord_there.any(axis=(1, 2)))
+        at = (np.flatnonzero(cord_there.any(axis=(0, 2))) - first[0]) / step[0]
+        outside = float(np.count_nonzero((at < -0.5) | (at > config.size - 0.5)) * spacing[0])
     values = images[counted][:, grid.inside]
     low, high = (float(v) for v in np.percentile(values, (config.low_percentile, config.high_percentile)))
     if not high > low:
@@ -197,6 +204,12 @@ def _check_sagittal(name, standing):
     across, along, depth = standing.spacing
     worst = max(along, depth)
     if worst <= COARSEST_MM:
+        high, deep = np.array(standing.array.shape[1:]) * (along, depth)
+        if min(high, deep) < SMALLEST_MM:
+            raise InputError(
+                f"{name} shows only {high:.0f} mm from head to feet and {deep:.0f} mm from front to back: a sagittal "
+                "image of the neck is needed."
+            )
         return
     kind = "axial" if along == worst else "coronal"
     if worst > across:
@@ -209,26 +222,23 @@ def _check_sagittal(name, standing):
     )
 
 
-def _window_centre(standing, cord, discs, config, step):
-    """Centre of the window in input rows and columns, and the length of cord outside it in mm."""
+def _window_centre(standing, cord, discs, reach):
+    """Centre of the window, which is `reach` input rows high, in input rows and columns."""
     if cord is None:
-        return [(n - 1) / 2 for n in standing.array.shape[1:]], 0.0
+        return [(n - 1) / 2 for n in standing.array.shape[1:]]
     if not cord.any():
         raise InputError("The cord mask is empty: no voxel is marked as cord. Is it the right file?")
-    rows, columns = (np.flatnonzero(cord.any(axis=axes)) for axes in ((0, 2), (0, 1)))
-    centre = [(rows[0] + rows[-1]) / 2, (columns[0] + columns[-1]) / 2]
-    reach = config.size * step[0]
-    if rows[-1] - rows[0] + 1 <= reach:
-        return centre, 0.0
-    if discs:
-        at = standing.to_ijk(np.array(list(discs.values())))[:, 1]
-        centre[0] = float(np.clip((at.min() + at.max()) / 2, rows[0], rows[-1]))
-    top, bottom = centre[0] - reach / 2, centre[0] + reach / 2
-    lost = np.count_nonzero((rows < top) | (rows > bottom))
-    kept = rows[(rows >= top) & (rows <= bottom)]
-    across = np.flatnonzero(cord[:, kept].any(axis=(0, 1)))
-    centre[1] = (across[0] + across[-1]) / 2
-    return centre, float(lost * standing.spacing[1])
+    rows = np.flatnonzero(cord.any(axis=(0, 2)))
+    middle = (rows[0] + rows[-1]) / 2
+    if rows[-1] - rows[0] + 1 > reach:
+        if discs:
+            at = standing.to_ijk(np.array(list(discs.values())))[:, 1]
+            middle = float(np.clip((at.min() + at.max()) / 2, rows[0], rows[-1]))
+        rows = rows[np.abs(rows - middle) <= reach / 2]
+        if not len(rows):
+            raise InputError("The cord mask is empty where its middle should be: it does not show one cord.")
+    columns = np.flatnonzero(cord[:, rows].any(axis=(0, 1)))
+    return [middle, (columns[0] + columns[-1]) / 2]
 
 
 def _area_weights(positions, step, count):

@@ -12,6 +12,7 @@ import numpy as np
 from .errors import InputError
 
 SHEAR_TOLERANCE = 1e-3  # largest cosine between two voxel axes that still counts as a right angle
+SMALLEST_SPACING_MM, FARTHEST_MM = 1e-6, 1e6
 GRID_TOLERANCE_MM = 1e-2  # grids whose corners are closer than this are the same
 _CODES = (("L", "R"), ("P", "A"), ("I", "S"))
 
@@ -33,20 +34,20 @@ class Volume:
     def __post_init__(self):
         array, affine = np.asarray(self.array), np.array(self.affine, float)
         if array.ndim != 3 or not array.size:
-            raise InputError(f"An image of shape {array.shape} is not a volume: three dimensions are needed.")
+            raise InputError(f"{self.name} has the shape {array.shape}: a volume needs three dimensions.")
         if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool) or np.iscomplexobj(array):
-            raise InputError(f"An image of type {array.dtype} cannot be used: real numbers are needed.")
-        if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.allclose(affine[3], (0, 0, 0, 1)):
-            raise InputError("The image's geometry is broken: its affine is not a finite 4 × 4 matrix.")
+            raise InputError(f"{self.name} holds values of type {array.dtype}: real numbers are needed.")
+        if affine.shape != (4, 4) or not (abs(affine) < FARTHEST_MM).all() or not np.allclose(affine[3], (0, 0, 0, 1)):
+            raise InputError(f"The geometry of {self.name} is broken: its affine is no 4 × 4 matrix of millimetres.")
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
-        if (spacing < 1e-6).any():
-            raise InputError(f"The image's geometry is broken: the voxel spacing is {_listed(spacing)} mm.")
+        if spacing.min() < SMALLEST_SPACING_MM:
+            raise InputError(f"The geometry of {self.name} is broken: its voxel spacing is {_listed(spacing)} mm.")
         cosines = affine[:3, :3] / spacing
         skew = np.abs(cosines.T @ cosines - np.eye(3)).max()
         if skew > SHEAR_TOLERANCE:
             raise InputError(
-                f"The image's axes are sheared (a cosine of {skew:.3f} between two of them): it cannot be shown slice "
-                "by slice. Resample it to a grid with right angles first."
+                f"The axes of {self.name} are sheared (a cosine of {skew:.3f} between two of them): it cannot be shown "
+                "slice by slice. Resample it to a grid with right angles first."
             )
         affine.flags.writeable = False
         object.__setattr__(self, "array", array)
@@ -130,7 +131,7 @@ def reorient(volume: Volume, codes: str) -> tuple[Volume, Reorientation]:
 def resample(volume: Volume, reference: Volume, order: int = 1) -> tuple[Volume, Callable[[np.ndarray], np.ndarray]]:
     """The volume on the reference's grid, and the way back for an array on that grid.
 
-    :param order: 0 nearest neighbour (labels), 1 linear. Outside the source: 0.
+    :param order: 0 nearest neighbour (labels; keeps the type), 1 linear (float32). Outside the source's voxels: 0.
     """
     forward = np.linalg.inv(volume.affine) @ reference.affine
     back = np.linalg.inv(forward)
@@ -140,7 +141,8 @@ def resample(volume: Volume, reference: Volume, order: int = 1) -> tuple[Volume,
 
 def volume_hash(volume: Volume) -> str:
     """SHA-256 of voxels, shape, type and geometry (rounded to 1 µm)."""
-    digest = sha256(f"{volume.array.shape} {volume.array.dtype.str} {np.round(volume.affine, 3).tolist()}".encode())
+    geometry = np.round(volume.affine, 3) + 0.0  # no negative zeros
+    digest = sha256(f"{volume.array.shape} {volume.array.dtype.str} {geometry.tolist()}".encode())
     digest.update(np.ascontiguousarray(volume.array).tobytes())
     return digest.hexdigest()
 
@@ -148,9 +150,13 @@ def volume_hash(volume: Volume) -> str:
 def _sample(array, matrix, shape, order):
     from scipy.ndimage import affine_transform
 
-    source = array.astype(float) if order else array
-    result = affine_transform(source, matrix[:3, :3], matrix[:3, 3], shape, order=order, mode="constant", cval=0)
-    return result.astype(array.dtype if order == 0 else np.float32)
+    def transformed(source, order, mode):
+        return affine_transform(source, matrix[:3, :3], matrix[:3, 3], shape, order=order, mode=mode, cval=0)
+
+    # A voxel reaches half a spacing beyond its centre; without that a single slice would have no thickness.
+    within = transformed(np.ones(array.shape, np.uint8), 0, "grid-constant") > 0
+    result = transformed(array.astype(float) if order else array, order, "nearest")
+    return np.where(within, result, 0).astype(np.float32 if order else array.dtype)
 
 
 def _nearest_axes(directions):

@@ -29,9 +29,7 @@ def made_volumes(codes="LIP", turned_deg=0.0, discs=tuple(DISC_ROWS)) -> tuple[V
     labels = np.zeros(image.shape, np.uint8)
     for number in discs:
         labels[3, DISC_ROWS[number], 52] = number
-    affine = turn(turned_deg) @ np.array(
-        [[-3.3, 0, 0, 12], [0, 0, -1, 40], [0, -1, 0, 90], [0, 0, 0, 1]], float
-    )
+    affine = turn(turned_deg) @ np.array([[-3.3, 0, 0, 12], [0, 0, -1, 40], [0, -1, 0, 90], [0, 0, 0, 1]], float)
     return tuple(reorient(Volume(array, affine, "case7"), codes)[0] for array in (image, cord, labels))
 
 
@@ -59,6 +57,13 @@ def made_analysis(
     monkeypatch.setattr(montecarlo, "monte_carlo", rebuild_the_normal_value)
     image, cord, labels = made_volumes(codes, turned_deg, discs)
     model = Model(
-        "made-up", None, {}, Preprocessing(), MonteCarloConfig(), ScoreConfig(), (thresholds,) if thresholds else (), "0"
+        "made-up",
+        None,
+        {},
+        Preprocessing(),
+        MonteCarloConfig(),
+        ScoreConfig(),
+        (thresholds,) if thresholds else (),
+        "0",
     )
     return analyse(image, cord=cord, discs=labels if discs else None, model=model, device="cpu", slices=slices)

@@ -16,9 +16,7 @@ from U2ADLib.simulation.phantom import PhantomConfig, simulate_phantom
 from U2ADLib.volume import Volume, reorient, resample
 
 ORIENTATIONS = [
-    "".join(codes)
-    for order in itertools.permutations(("LR", "PA", "IS"))
-    for codes in itertools.product(*order)
+    "".join(codes) for order in itertools.permutations(("LR", "PA", "IS")) for codes in itertools.product(*order)
 ]
 
 
@@ -336,7 +334,9 @@ def shifted(volume, mm):
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_refused_with_its_reason(phantom, tiny, name):
     change, message = BAD[name]
-    arguments = {"volume": phantom.volume, "cord": phantom.cord, "discs": phantom.discs, "model": tiny} | change(phantom)
+    arguments = {"volume": phantom.volume, "cord": phantom.cord, "discs": phantom.discs, "model": tiny} | change(
+        phantom
+    )
     with pytest.raises((InputError, UsageError), match=message) as caught:
         analyse(arguments.pop("volume"), **arguments)
     assert len(str(caught.value)) > 40  # says what is wrong and what to do

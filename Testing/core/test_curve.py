@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from U2ADLib.config import ScoreConfig
 from U2ADLib.curve import anocurve, patient_score, peak, segment_scores, volume_curve
 from U2ADLib.roi.centreline import Centreline
 from U2ADLib.roi.segments import Segment
@@ -31,7 +32,9 @@ def tilted(degrees):
 @pytest.mark.parametrize("position", ["arc", "rows"])
 @pytest.mark.parametrize("mask", [straight(), bent(), tilted(30)[0], tilted(-45)[0]], ids=["0", "bent", "30", "-45"])
 def test_a_constant_map_gives_a_constant_curve(mask, position):
-    s, value = anocurve(np.where(mask, 0.37, 99.0), mask, Centreline.from_cord(mask[None]), position)
+    s, value = anocurve(
+        np.where(mask, 0.37, 99.0), mask, Centreline.from_cord(mask[None]), ScoreConfig(position=position)
+    )
     assert np.all(np.diff(s) > 0)
     assert np.isfinite(value).mean() > 0.97
     np.testing.assert_allclose(value[np.isfinite(value)], 0.37, rtol=1e-9)
@@ -43,7 +46,7 @@ def test_a_block_gives_its_share_of_the_width(position):
     mask = straight()
     anomaly = np.zeros((256, 256))
     anomaly[80:92, 102:106] = 0.6
-    s, value = anocurve(anomaly, mask, Centreline.from_cord(mask[None]), position)
+    s, value = anocurve(anomaly, mask, Centreline.from_cord(mask[None]), ScoreConfig(position=position))
     inside = (s > 30.4) & (s < 41.6)  # the centres of its first and last row
     np.testing.assert_allclose(value[inside], 0.3, atol=1e-6)
     np.testing.assert_allclose(value[(s < 29.6) | (s > 42.4)], 0, atol=1e-6)
@@ -55,7 +58,7 @@ def test_rows_is_the_papers_formula():
     mask, *_ = tilted(20)
     anomaly = rng.random((256, 256))
     line = Centreline.from_cord(mask[None])
-    s, value = anocurve(anomaly, mask, line, "rows")
+    s, value = anocurve(anomaly, mask, line, ScoreConfig(position="rows"))
     points, _ = line.at(s)
     np.testing.assert_allclose(points[:, 0], np.round(points[:, 0]), atol=1e-3)  # positions are image rows
     for row, found in zip(np.round(points[:, 0]).astype(int), value, strict=True):
@@ -89,7 +92,7 @@ def test_no_value_where_the_cord_is_narrower_than_2_mm(position):
     mask[70:90] = False  # a gap in this slice
     mask[110:120, 101:] = False  # 1 px
     mask[130:140, 102:] = False  # 2 px
-    s, value = anocurve(np.ones((256, 256)), mask, Centreline.from_cord(whole[None]), position)
+    s, value = anocurve(np.ones((256, 256)), mask, Centreline.from_cord(whole[None]), ScoreConfig(position=position))
     row = s + 49.5
     assert np.isnan(value[(row > 71) & (row < 88)]).all()
     assert np.isnan(value[(row > 111) & (row < 118)]).all()
@@ -146,3 +149,16 @@ def test_places_that_no_slice_shows_have_no_score():
     assert (curve.slice_of_maximum[curve.s_mm > 60] == -1).all()
     assert np.isnan(curve.maximum[curve.s_mm > 60]).all()
     assert patient_score(curve) == 1
+
+
+def test_a_compressed_cord_does_not_drop_out_of_the_curve_when_its_border_is_eroded():
+    """3 mm wide: one pixel is left of it, and the curve is the mean over that pixel."""
+    cord = np.zeros((1, 256, 256), bool)
+    cord[0, 60:160, 120:123] = True
+    line = Centreline.from_cord(cord)
+    anomaly = np.where(cord, 0.2, 0)
+    anomaly[0, 100:110, 121] = 0.9
+    curve = volume_curve(anomaly, cord, line, (0,), ScoreConfig(erosion_px=1))
+    inside = (curve.s_mm > 42) & (curve.s_mm < 48)
+    np.testing.assert_allclose(curve.maximum[inside], 0.9, atol=1e-6)
+    assert np.isfinite(curve.maximum).all()

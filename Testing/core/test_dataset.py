@@ -134,8 +134,9 @@ def test_flat_folder(tmp_path, cord, discs, image, label):
 
 @pytest.mark.parametrize(
     "name",
-    ["p_seg", "p_lesion_seg", "p_lesion", "labels", "p_labels-disc-manual", "p_seg-manual_labeled", "p_centerline-manual",
-     "p_labeled_center_manual", "p_discs", "p_cord", "p_levels", "p_label-landmarks_C2mid", "p-mask"],
+    ["p_seg", "p_lesion_seg", "p_lesion", "labels", "p_labels-disc-manual", "p_seg-manual_labeled",
+     "p_centerline-manual", "p_labeled_center_manual", "p_discs", "p_cord", "p_levels", "p_label-landmarks_C2mid",
+     "p-mask"],
 )  # fmt: skip
 def test_label_files_are_not_images(tmp_path, name):
     tree(tmp_path, f"{name}.nii.gz")

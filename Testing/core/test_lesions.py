@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from U2ADLib.config import ScoreConfig
 from U2ADLib.curve import segment_scores, volume_curve
 from U2ADLib.lesions import COLUMNS, find_lesions, lesion_table
 from U2ADLib.roi.centreline import Centreline
@@ -28,7 +29,7 @@ def region(segments=SEGMENTS):
 def table(anomaly, where=None, signal=None, segment=0.2, patient=0.3, position="arc"):
     """Lesion table of a filtered map given on the slices 2, 3 and 4."""
     where = where or region()
-    curve = volume_curve(anomaly, where.cord[list(SLICES)], where.centreline, SLICES, position)
+    curve = volume_curve(anomaly, where.cord[list(SLICES)], where.centreline, SLICES, ScoreConfig(position=position))
     lesions = find_lesions(anomaly, curve, where, segment, patient)
     signal = np.ones(where.cord.shape) if signal is None else signal
     return lesion_table(lesions, curve, where, signal, SPACING), lesions, curve

@@ -12,7 +12,9 @@ from U2ADLib.montecarlo import monte_carlo
 
 
 def make_network(**changes):
-    return EdgeMAE(Architecture(depth=2, decoder_depth=1, **changes)).initialise(torch.Generator().manual_seed(0)).eval()
+    return (
+        EdgeMAE(Architecture(depth=2, decoder_depth=1, **changes)).initialise(torch.Generator().manual_seed(0)).eval()
+    )
 
 
 @pytest.fixture(scope="module")

@@ -92,7 +92,8 @@ def test_training_learns_and_writes_its_curves(tmp_path):
     assert curves[-1]["mse"] < 0.5 * curves[0]["mse"]
     best = min(c["held_out_mse"] for c in curves if "held_out_mse" in c)
     assert best < 0.03
-    rows = list(csv.DictReader(open(tmp_path / "curves.csv", encoding="utf-8")))
+    with open(tmp_path / "curves.csv", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4]
     assert float(rows[3]["held_out_mse"]) == pytest.approx(curves[3]["held_out_mse"])
     assert (tmp_path / "curves.png").stat().st_size > 5000

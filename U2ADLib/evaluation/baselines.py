@@ -1,7 +1,8 @@
 """Simple rules that any detector has to beat: anomaly maps without learning.
 
 Each takes a slice (H, W) in any positive intensity unit and its cord (H, W) bool, and returns a map (H, W), 0 outside
-the cord, in which bright means suspicious. What comes after (components, AnoCurve, scores) is the same as for the network.
+the cord, in which bright means suspicious. What comes after (components, AnoCurve, scores) is the same as for the
+network.
 """
 
 from collections.abc import Callable

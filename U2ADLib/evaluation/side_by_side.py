@@ -37,7 +37,7 @@ def scores_of_methods(analysis: Analysis, score: ScoreConfig) -> dict[str, dict[
     result = {}
     for name, values in maps_of_methods(analysis).items():
         filtered = filtered_map(values, cords, score)
-        curve = volume_curve(filtered, cords, analysis.region.centreline, analysis.slices, score.position)
+        curve = volume_curve(filtered, cords, analysis.region.centreline, analysis.slices, score)
         result[name] = segment_scores(curve, analysis.region.segments)
     return result
 
@@ -78,9 +78,15 @@ def main(arguments=None) -> None:
     number = next(n for n, name in SEGMENT_NAMES.items() if name == options.segment)
     ap_mm, length_mm = map(float, options.size.split("x"))
     with_lesion, _ = plant_in_volume(
-        volume, mask.array, centre_ras=discs.points[number], contrast=options.contrast, ap_mm=ap_mm, length_mm=length_mm,
-        rl_mm=ap_mm, rng=np.random.default_rng(options.seed),
-    )  # fmt: skip
+        volume,
+        mask.array,
+        centre_ras=discs.points[number],
+        contrast=options.contrast,
+        ap_mm=ap_mm,
+        length_mm=length_mm,
+        rl_mm=ap_mm,
+        rng=np.random.default_rng(options.seed),
+    )
     model = load_model(options.model)
     scores = [
         scores_of_methods(analyse(v, cord=cord, discs=labels, model=model, seed=options.seed), model.score)

@@ -1,0 +1,1 @@
+"""Simulated necks, planted lesions and degraded images."""

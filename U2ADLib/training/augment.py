@@ -53,9 +53,7 @@ def draw(config: AugmentConfig, shape, generator: torch.Generator) -> Augmentati
         1,
     )
     noise = torch.randn(shape, generator=generator, device=device) * config.noise_sigma
-    return Augmentation(
-        matrix, 1 + uniform(b) * config.brightness, 1 + uniform(b) * config.contrast, noise
-    )
+    return Augmentation(matrix, 1 + uniform(b) * config.brightness, 1 + uniform(b) * config.contrast, noise)
 
 
 def apply(images: torch.Tensor, cords: torch.Tensor, drawn: Augmentation) -> tuple[torch.Tensor, torch.Tensor]:

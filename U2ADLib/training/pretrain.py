@@ -1,7 +1,8 @@
 """Pretraining with random masks (paper 3.3), resumable at any moment and reproducible from its seed.
 
 Everything random in an epoch comes from generators seeded with (seed, epoch), so the state on disk is just the weights,
-the optimiser and the epoch's number, and a run that was killed and resumed ends in the same weights as one that was not.
+the optimiser and the epoch's number, and a run that was killed and resumed ends in the same weights as one that was
+not.
 """
 
 import csv
