@@ -42,7 +42,8 @@ bench: $(READY)
 	$(BIN)/python Testing/bench.py
 
 sample: $(READY)
-	$(BIN)/python -m U2ADLib.simulation.sample $(SAMPLE)
+	$(U2AD) simulate --seed 7 --name sample --lesion C4-5:0.5:4x12x6 --lesion C6-7:0.35:3x9x6 --bulge C5-6:1.2 \
+	  --out $(SAMPLE) --overwrite
 
 # Trained on two people and phantoms; the epoch is chosen on a third person. The paths are relative to this folder.
 DATA ?= ../shared/data

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from . import __version__
 from .cancel import Cancellation
-from .errors import Cancelled, InputError, InstallationError, U2ADError
+from .config import SEGMENT_NAMES
+from .errors import Cancelled, InputError, InstallationError, U2ADError, UsageError
 from .progress import JsonProgress, Progress, ProgressBar, no_progress
 
 CONVENTIONS = ("auto", "sct", "sct-levels", "totalspineseg", "spineps")
@@ -150,6 +151,48 @@ def batch(options, console: Console) -> int:
     return 0 if states.count(DONE) == len(states) else InputError.exit_code
 
 
+def simulate(options, console: Console) -> None:
+    """`u2ad simulate`"""
+    with _cancellable(options, console) as progress:
+        progress("Simulation", 0, 1)
+        from .simulation.labelled import labelled_phantom, write_labelled
+        from .simulation.phantom import phantom_config, simulate_phantom
+
+        config = phantom_config(options.kind, options.seed, options.lesion, options.bulge)
+        made = labelled_phantom(simulate_phantom(config, options.seed))
+        progress("Simulation", 1, 1)
+        paths = write_labelled(made, options.out, options.name, options.overwrite)
+    console.result(f"Image: {paths[0]}\nPicture: {paths[-1]}", result=str(paths[0]))
+
+
+def plant(options, console: Console) -> None:
+    """`u2ad plant`"""
+    with _cancellable(options, console) as progress:
+        progress("Planting", 0, 1)
+        from .analysis import slice_rule
+        from .dataset import stem
+        from .io import read_volume
+        from .roi.labels import read_cord, read_discs
+        from .simulation.labelled import planted, write_labelled
+
+        if not options.lesion and options.kind is None:
+            raise UsageError("Say what to plant: --lesion SEGMENT:CONTRAST:SIZE or --kind KIND.")
+        volume = read_volume(options.image, options.series)
+        cord = read_cord(volume, read_volume(options.cord), options.cord_convention).array
+        discs = None
+        if options.discs:
+            given, where = read_volume(options.discs), volume.with_array(cord)
+            discs = read_discs(given, options.disc_convention, options.shift_levels, where)
+        made = planted(
+            volume, cord, discs, lesions=options.lesion, kind=options.kind, slices=slice_rule(options.slices),
+            seed=options.seed,
+        )  # fmt: skip
+        progress("Planting", 1, 1)
+        name = options.name or stem(options.image).removesuffix("_T2w") + "-planted"
+        paths = write_labelled(made, options.out, name, options.overwrite)
+    console.result(f"Image: {paths[0]}\nPicture: {paths[-1]}", result=str(paths[0]))
+
+
 def pretrain(options, console: Console) -> None:
     """`u2ad pretrain`"""
     kept = "Cancelled. The training so far is kept; the same command goes on from there."
@@ -238,7 +281,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     device = argparse.ArgumentParser(add_help=False)
     device.add_argument("--device", default="auto", metavar="auto|cpu|cuda|mps", help="where to compute (%(default)s)")
-    settings = _analysis_arguments()
+    labels, settings, making = _label_arguments(), _analysis_arguments(), _making_arguments()
 
     def command(parent, function, name, summary, parents=()):
         made = parent.add_parser(
@@ -247,7 +290,7 @@ def build_parser() -> argparse.ArgumentParser:
         made.set_defaults(run=function)
         return made
 
-    one = command(commands, analyse, "analyse", "analyse one image", [settings, device, running])
+    one = command(commands, analyse, "analyse", "analyse one image", [labels, settings, device, running])
     one.add_argument("image", type=Path, metavar="IMAGE", help="NIfTI, NRRD, MetaImage, DICOM file or folder")
     one.add_argument("--series", metavar="UID", help="series of a DICOM folder, where it holds several")
     one.add_argument("--cord", type=Path, metavar="MASK", help="mask of the spinal cord")
@@ -255,12 +298,35 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="folder for the results")
     one.add_argument("--overwrite", action="store_true", help="replace results that are there")
 
-    many = command(commands, batch, "batch", "analyse all images of a folder", [settings, device, running])
+    many = command(commands, batch, "batch", "analyse all images of a folder", [labels, settings, device, running])
     many.add_argument("folder", type=Path, metavar="FOLDER", help="BIDS dataset, or images or DICOM folders with masks")
     many.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="folder for results and summary.csv")
     many.add_argument("--workers", type=_positive, default=1, metavar="N", help="processes that share the cores (1)")
     many.add_argument("--dask", metavar="ADDRESS", help="run on the Dask cluster of this scheduler (tcp://…)")
     many.add_argument("--derivatives", action="store_true", help="also write BIDS derivatives")
+
+    neck = command(commands, simulate, "simulate", "simulate a labelled neck", [making, running])
+    neck.add_argument(
+        "--kind", choices=("average", "clinical", "space"), default="average",
+        help="the average neck, or one drawn with the seed: a clinical scan, or a 3D one of 1 mm (%(default)s)",
+    )  # fmt: skip
+    neck.add_argument("--name", default="phantom", help="beginning of the files' names (%(default)s)")
+    neck.add_argument(
+        "--bulge", type=_bulge, action="append", default=[], metavar="SEGMENT:MM", help="a disc that bulges: C5-6:1.5"
+    )
+
+    wound = command(commands, plant, "plant", "plant lesions in the cord of a real image", [labels, making, running])
+    wound.add_argument("image", type=Path, metavar="IMAGE", help="NIfTI, NRRD, MetaImage, DICOM file or folder")
+    wound.add_argument("--series", metavar="UID", help="series of a DICOM folder, where it holds several")
+    wound.add_argument("--cord", type=Path, metavar="MASK", required=True, help="mask of the spinal cord")
+    wound.add_argument("--discs", type=Path, metavar="LABELS", help="labels of the discs, for --lesion")
+    wound.add_argument(
+        "--kind", metavar="KIND",
+        help="a lesion drawn at random in a slice: A1 (the paper's), h08 … h75 (per cent of the contrast), small25, "
+        "small50, long08 … long50, border",
+    )  # fmt: skip
+    wound.add_argument("--slices", default="middle", metavar="all|middle|N", help="slices for --kind (%(default)s)")
+    wound.add_argument("--name", help="beginning of the files' names (that of the image, and -planted)")
 
     train = command(commands, pretrain, "pretrain", "train a model on healthy images", [device, running])
     train.add_argument("data", type=Path, metavar="DATA", help="folder of images with cord masks, BIDS or flat")
@@ -294,8 +360,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _analysis_arguments() -> argparse.ArgumentParser:
-    """Those that `analyse` and `batch` share; their names are the fields of `batch.Options`."""
+def _label_arguments() -> argparse.ArgumentParser:
+    """How labels are to be read."""
     parser = argparse.ArgumentParser(add_help=False)
     group = parser.add_argument_group("labels")
     for kind in ("cord", "disc"):
@@ -305,6 +371,13 @@ def _analysis_arguments() -> argparse.ArgumentParser:
     group.add_argument(
         "--shift-levels", type=int, default=0, metavar="±N", help="add to every disc's number: +1 is one level down"
     )
+    return parser
+
+
+def _analysis_arguments() -> argparse.ArgumentParser:
+    """Those that `analyse` and `batch` share; with the labels' and the device, their names are the fields of
+    `batch.Options`."""
+    parser = argparse.ArgumentParser(add_help=False)
     group = parser.add_argument_group("method")
     group.add_argument("--slices", default="all", metavar="all|middle|N", help="slices to analyse (%(default)s)")
     group.add_argument("--model", default="default", metavar="NAME|FOLDER", help="see `u2ad models list`")
@@ -312,6 +385,55 @@ def _analysis_arguments() -> argparse.ArgumentParser:
     group.add_argument("--scheme", choices=("balanced", "random"), help="Monte Carlo masks")
     group.add_argument("--seed", type=int, default=0, help="the same seed gives the same result (%(default)s)")
     return parser
+
+
+def _making_arguments() -> argparse.ArgumentParser:
+    """Those that `simulate` and `plant` share."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="folder for image and labels")
+    parser.add_argument("--overwrite", action="store_true", help="replace files of the same names")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files (%(default)s)")
+    parser.add_argument(
+        "--lesion", type=_lesion, action="append", default=[], metavar="SEGMENT:CONTRAST:SIZE",
+        help="a lesion at a disc, such as C4-5:0.5:4x12: its brightness as part of the way from cord to CSF, its size "
+        "front to back and along the cord in mm, and, if it is not 4x12x4, right to left; may be repeated",
+    )  # fmt: skip
+    return parser
+
+
+def _lesion(text: str) -> "Lesion":  # noqa: F821  (imported only where it is needed)
+    """A lesion from `C4-5:0.5:4x12` or `C4-5:0.5:4x12x6`."""
+    segment, contrast, size = _parts(text, 3, "C4-5:0.5:4x12")
+    try:
+        contrast, sizes = float(contrast), [float(value) for value in size.split("x")]
+    except ValueError:
+        sizes = []
+    if segment not in SEGMENT_NAMES.values() or len(sizes) not in (2, 3) or not all(0 < mm < 200 for mm in sizes):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a lesion such as C4-5:0.5:4x12")
+    from .simulation.phantom import Lesion
+
+    return Lesion(segment, contrast, sizes[0], sizes[1], sizes[-1] if len(sizes) == 3 else sizes[0])
+
+
+def _bulge(text: str) -> "Bulge":  # noqa: F821
+    """A bulging disc from `C5-6:1.5`."""
+    segment, depth = _parts(text, 2, "C5-6:1.5")
+    try:
+        depth = float(depth)
+    except ValueError:
+        depth = 0
+    if segment not in SEGMENT_NAMES.values() or not 0 < depth < 20:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a bulging disc such as C5-6:1.5")
+    from .simulation.phantom import Bulge
+
+    return Bulge(segment, depth)
+
+
+def _parts(text: str, count: int, example: str) -> list[str]:
+    parts = text.split(":")
+    if len(parts) != count:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form {example}")
+    return parts
 
 
 def _positive(text: str) -> int:

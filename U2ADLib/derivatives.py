@@ -12,6 +12,7 @@ from .errors import InputError
 from .files import write_json
 from .io import write_volume
 from .lesions import find_lesions
+from .roi.labels import disc_labels
 
 MAP = "_desc-anomaly_map"
 
@@ -36,7 +37,11 @@ def write_derivatives(analysis: Analysis, case: Case, root: Path) -> list[Path]:
     anomaly = {"Description": "Filtered anomaly map, 0-1", "provenance": analysis.provenance}
     images = {"_label-SC_seg": (analysis.on_input("cord"), {"Description": "Spinal cord as it was analysed"})}
     if analysis.region.discs:
-        images["_label-discs_dlabel"] = (_discs(analysis), {"Description": "Discs, 3 = C2/3 ... 8 = C7/T1"})
+        discs = {n: analysis.stack.grid.stack_to_ras(point) for n, point in analysis.region.discs.items()}
+        images["_label-discs_dlabel"] = (
+            disc_labels(analysis.volume, discs),
+            {"Description": "Discs, 3 = C2/3 ... 8 = C7/T1"},
+        )
     if analysis.thresholds:
         images["_label-lesion_seg"] = (_lesions(analysis), {"Description": "Findings above the thresholds"})
     images[MAP] = (analysis.on_input("anomaly"), anomaly)
@@ -81,13 +86,3 @@ def _lesions(analysis: Analysis) -> np.ndarray:
     stack = np.zeros(analysis.region.cord.shape, np.uint8)
     stack[list(analysis.slices)] = found.labels
     return analysis.stack.grid.to_input(stack, order=0)
-
-
-def _discs(analysis: Analysis) -> np.ndarray:
-    """One voxel per disc on the input's grid, uint8; discs outside the image are left out."""
-    labels = np.zeros(analysis.volume.array.shape, np.uint8)
-    for number, point in analysis.region.discs.items():
-        ijk = np.round(analysis.volume.to_ijk(analysis.stack.grid.stack_to_ras(point[None])))[0].astype(int)
-        if ((ijk >= 0) & (ijk < labels.shape)).all():
-            labels[tuple(ijk)] = number
-    return labels

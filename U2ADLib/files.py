@@ -3,7 +3,13 @@
 import hashlib
 import json
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+from .errors import InputError, U2ADError, UsageError
 
 
 def file_sha256(path: Path) -> str:
@@ -21,3 +27,39 @@ def write_json(path: Path, value) -> None:
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     temporary.write_text(text + "\n", encoding="utf-8")
     os.replace(temporary, path)
+
+
+@contextmanager
+def staged(folder: Path, names: Sequence[str], overwrite: bool = False) -> Iterator[Path]:
+    """A hidden folder to write the files `names` in; they move to `folder` in the end, or nothing is left of them.
+
+    `folder` is made where it does not exist; what else it holds stays as it is.
+
+    :raises UsageError: a name is not that of a file. :raises InputError: one of the files is there and `overwrite` is
+        not set, or `folder` is a file. :raises U2ADError: writing failed.
+    """
+    folder = Path(folder)
+    for name in names:
+        if Path(name).name != name or name.startswith("."):
+            raise UsageError(f"{name!r} cannot be the name of a file.")
+        if (folder / name).exists() and not overwrite:
+            raise InputError(f"{folder.name} holds {name} already: choose another folder, or add --overwrite.")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"Nothing can be written to {folder.name}: that is a file. Choose another folder.")
+    missing = [parent for parent in (folder, *folder.absolute().parents) if not parent.exists()]
+    place = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        place = Path(tempfile.mkdtemp(prefix=".u2ad-", dir=folder))
+        yield place
+        for name in names:
+            os.replace(place / name, folder / name)
+        missing = []
+    except OSError as error:
+        raise U2ADError(f"Writing to {folder} failed: {error.strerror or type(error).__name__}.") from error
+    finally:
+        if place is not None:
+            shutil.rmtree(place, ignore_errors=True)
+        for parent in missing:
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()

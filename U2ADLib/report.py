@@ -12,7 +12,7 @@
 | `anocurve.csv` | position_mm along the cord, segment, maximum over the slices, its slice, and a column per slice |
 | `segments.csv` | a row per covered segment: score, threshold, flagged, position of its ends and its peak |
 | `lesions.csv` | a row per lesion, columns as the Spinal Cord Toolbox (`lesions.COLUMNS`); absent without thresholds |
-| `overlay.png`, `anocurve.png` | the slices with the map, the curve (see `pictures.py`) |
+| `overlay.png`, `anocurve.png` | the slices with the map, the curve (see `pictures/analysis.py`) |
 
 Images lie on the input's own grid (float32, labels uint8) and are 0 where nothing was analysed. Slices are
 numbered from the patient's right, from 0. Positions are mm along the cord from its upper end. `analysis.json`:
@@ -47,7 +47,8 @@ from .errors import InputError, U2ADError
 from .files import write_json
 from .io import write_volume
 from .lesions import COLUMNS
-from .pictures import RESEARCH_USE_ONLY, anocurve_picture, mm_left, overlay_picture, verdict
+from .pictures.analysis import anocurve_picture, mm_left, overlay_picture, verdict
+from .pictures.canvas import RESEARCH_USE_ONLY
 from .progress import Progress, no_progress
 
 FORMAT = 1

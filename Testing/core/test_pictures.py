@@ -4,8 +4,10 @@ from made_analysis import CORD_COLUMNS, LESION_ROWS, THRESHOLDS, made_analysis
 from PIL import Image
 from skimage.color import rgb2lab
 
-from U2ADLib import pictures
-from U2ADLib.pictures import BLUE, FLAGGED_BAND, ORANGE, SKY, VERMILION, WHITE
+from U2ADLib.pictures import analysis as of_analysis
+from U2ADLib.pictures import canvas, charts
+from U2ADLib.pictures.analysis import FLAGGED_BAND
+from U2ADLib.pictures.canvas import BLUE, ORANGE, SKY, VERMILION, WHITE
 
 
 def where(picture, colour, tolerance=0):
@@ -32,17 +34,17 @@ def box(mask):
     ],
 )
 def test_ticks_are_round_numbers_inside_the_range(low, high, count, expected):
-    np.testing.assert_allclose(pictures.nice_ticks(low, high, count), expected, atol=1e-12)
+    np.testing.assert_allclose(canvas.nice_ticks(low, high, count), expected, atol=1e-12)
 
 
 def test_whole_ticks_do_not_split_an_epoch():
-    np.testing.assert_array_equal(pictures.nice_ticks(0, 2, 10, whole=True), [0, 1, 2])
+    np.testing.assert_array_equal(canvas.nice_ticks(0, 2, 10, whole=True), [0, 1, 2])
 
 
 def test_logarithmic_ticks():
-    np.testing.assert_allclose(pictures.log_ticks(0.0005, 2), [0.001, 0.01, 0.1, 1])
-    np.testing.assert_allclose(pictures.log_ticks(0.004, 0.03), [0.005, 0.01, 0.02])
-    np.testing.assert_allclose(pictures.log_ticks(0.31, 0.39), [0.32, 0.34, 0.36, 0.38])
+    np.testing.assert_allclose(canvas.log_ticks(0.0005, 2), [0.001, 0.01, 0.1, 1])
+    np.testing.assert_allclose(canvas.log_ticks(0.004, 0.03), [0.005, 0.01, 0.02])
+    np.testing.assert_allclose(canvas.log_ticks(0.31, 0.39), [0.32, 0.34, 0.36, 0.38])
 
 
 def test_line_chart_draws_lines_where_their_values_are():
@@ -50,7 +52,7 @@ def test_line_chart_draws_lines_where_their_values_are():
         {"title": "flat", "lines": {"a": ([0, 10], [3, 3])}},  # the middle of its panel
         {"title": "logarithmic", "log": True, "lines": {"b": ([0, 10], [0.01, 1]), "c": ([0, 10], [1, 0.01])}},
     ]
-    picture = pictures.draw_line_chart(panels, "epoch")
+    picture = charts.draw_line_chart(panels, "epoch")
     assert picture.shape == (800, 1200, 3)
     assert picture.dtype == np.uint8
     left, right, upper, lower = 120, 1160, (80, 320), (480, 720)
@@ -65,9 +67,7 @@ def test_line_chart_draws_lines_where_their_values_are():
 
 
 def test_line_chart_breaks_lines_at_missing_values():
-    picture = pictures.draw_line_chart(
-        [{"title": "", "lines": {"": ([0, 1, 2, 3, 4, 5], [1, 1, np.nan, 1, 1, 1])}}], ""
-    )
+    picture = charts.draw_line_chart([{"title": "", "lines": {"": ([0, 1, 2, 3, 4, 5], [1, 1, np.nan, 1, 1, 1])}}], "")
     line = where(picture, BLUE)[200]
     at = lambda epoch: 120 + round(epoch / 5 * 1040)  # noqa: E731
     assert line[at(0.5)]
@@ -76,12 +76,12 @@ def test_line_chart_breaks_lines_at_missing_values():
 
 
 def test_line_chart_without_data_says_so_and_one_epoch_is_a_dot(tmp_path):
-    empty = pictures.draw_line_chart([{"title": "t", "lines": {"a": ([], []), "b": ([], [])}}], "epoch")
-    assert where(empty, pictures.GREY, 3)[185:215, 560:720].any()
+    empty = charts.draw_line_chart([{"title": "t", "lines": {"a": ([], []), "b": ([], [])}}], "epoch")
+    assert where(empty, canvas.GREY, 3)[185:215, 560:720].any()
     assert not where(empty, BLUE).any()
-    one = pictures.draw_line_chart([{"title": "t", "log": True, "lines": {"a": ([0], [0.3])}}], "epoch")
+    one = charts.draw_line_chart([{"title": "t", "log": True, "lines": {"a": ([0], [0.3])}}], "epoch")
     assert where(one, BLUE)[200, 640]
-    pictures.line_chart(tmp_path / "curves.png", [{"title": "none", "lines": {}}], "epoch")
+    charts.line_chart(tmp_path / "curves.png", [{"title": "none", "lines": {}}], "epoch")
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
 
 
@@ -98,7 +98,7 @@ def at_score(score, top):
 
 def test_anocurve_shows_bands_peak_and_thresholds(monkeypatch):
     analysis = made_analysis(monkeypatch)
-    picture = pictures.draw_anocurve(analysis)
+    picture = of_analysis.draw_anocurve(analysis)
     assert picture.shape == (860, 1600, 3)
     # C4-5 reaches from row 69.5 to 89.5 and the cord's upper end is at row 9.5 (each within a pixel of 1 mm).
     _, _, first, last = box(where(picture, FLAGGED_BAND))
@@ -116,7 +116,7 @@ def test_anocurve_shows_bands_peak_and_thresholds(monkeypatch):
     assert (first_row + last_row) / 2 + 215 == pytest.approx(at_score(0.375, top), abs=1)
     assert (first_column + last_column) / 2 == pytest.approx(at_mm(analysis, analysis.segments[2].peak_mm), abs=1)
     # Of the two dashed lines, the patient's goes on outside the segments.
-    dark = where(picture, pictures.DARK, 60)
+    dark = where(picture, canvas.DARK, 60)
     outside, inside = (slice(round(at_mm(analysis, s)), round(at_mm(analysis, s)) + 60) for s in (150, 110))
     rows = {name: round(float(at_score(getattr(THRESHOLDS, name), top))) for name in ("segment", "patient")}
     assert dark[rows["segment"] - 2 : rows["segment"] + 2, inside].any()
@@ -126,31 +126,31 @@ def test_anocurve_shows_bands_peak_and_thresholds(monkeypatch):
 
 
 def test_anocurve_without_thresholds_or_discs(monkeypatch):
-    scores_only = pictures.draw_anocurve(made_analysis(monkeypatch, thresholds=None))
+    scores_only = of_analysis.draw_anocurve(made_analysis(monkeypatch, thresholds=None))
     assert not where(scores_only, VERMILION).any()
     assert not where(scores_only, FLAGGED_BAND).any()
     assert (scores_only[:680, 1395:] == WHITE).all()  # no threshold is named on the right
     unnamed = made_analysis(monkeypatch, discs=())
-    picture = pictures.draw_anocurve(unnamed)
+    picture = of_analysis.draw_anocurve(unnamed)
     assert (picture[125, 130:1380] == WHITE).all()  # no bands
     assert where(picture, VERMILION).any()  # the patient is flagged
-    assert pictures.verdict(unnamed) == "Flagged: the cord at 66 mm"
+    assert of_analysis.verdict(unnamed) == "Flagged: the cord at 66 mm"
 
 
 def test_finding_outside_the_segments_is_marked(monkeypatch):
     analysis = made_analysis(monkeypatch, discs=(6, 7, 8))
     assert analysis.flagged == ()
-    ((s, number, score),) = pictures.findings(analysis)
+    ((s, number, score),) = of_analysis.findings(analysis)
     assert (number, score) == (4, pytest.approx(0.375))
     assert s == pytest.approx(66, abs=2)
-    assert "the cord at 66 mm" in pictures.verdict(analysis)
+    assert "the cord at 66 mm" in of_analysis.verdict(analysis)
 
 
 # Overlay
 
 
 def test_heat_is_perceptually_even():
-    lightness = rgb2lab(pictures.heat_colours(np.linspace(0, 1, 33)))[:, 0]
+    lightness = rgb2lab(of_analysis.heat_colours(np.linspace(0, 1, 33)))[:, 0]
     steps = np.diff(lightness)
     assert steps.min() > 0
     steps = steps[4:]  # next to black, a screen's gamma bends what is linear between the anchors
@@ -159,7 +159,7 @@ def test_heat_is_perceptually_even():
 
 
 def test_overlay_colours_the_lesion_and_shows_the_plain_slice_beside_it(monkeypatch):
-    picture = pictures.draw_overlay(made_analysis(monkeypatch))
+    picture = of_analysis.draw_overlay(made_analysis(monkeypatch))
     # Anomaly 0.375 on a bar that ends at 2.5 × 0.2 is 3/4 of the way: (249, 140, 10) to 85 % over white.
     hot = where(picture, (250, 157, 47), 12)
     top, bottom, left, right = box(hot)
@@ -182,13 +182,13 @@ def test_overlay_colours_the_lesion_and_shows_the_plain_slice_beside_it(monkeypa
 
 def test_overlay_shows_every_analysed_slice(monkeypatch):
     analysis = made_analysis(monkeypatch)
-    rows, columns = pictures.overlay_window(analysis.region.cord[list(analysis.slices)])
+    rows, columns = of_analysis.overlay_window(analysis.region.cord[list(analysis.slices)])
     tile = (180 + 16, 8 + 52)
     assert (rows.stop - rows.start, columns.stop - columns.start) == tile
-    outlines = where(pictures.draw_overlay(analysis), SKY).sum()
+    outlines = where(of_analysis.draw_overlay(analysis), SKY).sum()
     # 5 slices, each with an outline of 3 × (180 + 8) × 2 px and 14 ticks of 12 × 1.5 px.
     assert outlines == pytest.approx(5 * (6 * 188 + 14 * 18), rel=0.1)
-    one = pictures.draw_overlay(made_analysis(monkeypatch, slices="middle", thresholds=None))
+    one = of_analysis.draw_overlay(made_analysis(monkeypatch, slices="middle", thresholds=None))
     assert one.shape[0] == 120 + 34 + 4 * tile[0] + 26 + 64
     assert one.shape[1] == 1240
     assert not where(one, ORANGE).any()
@@ -196,12 +196,12 @@ def test_overlay_shows_every_analysed_slice(monkeypatch):
 
 def test_slices_are_named_by_side(monkeypatch):
     analysis = made_analysis(monkeypatch)
-    labels = [pictures.slice_label(analysis, number) for number in (2, 3, 5)]
+    labels = [of_analysis.slice_label(analysis, number) for number in (2, 3, 5)]
     assert labels == ["slice 2, 3.3 mm right", "slice 3, middle", "slice 5, 6.6 mm left"]
 
 
 def test_pictures_are_the_same_every_time_and_say_nothing_about_the_patient(monkeypatch, tmp_path):
-    for draw in (pictures.anocurve_picture, pictures.overlay_picture):
+    for draw in (of_analysis.anocurve_picture, of_analysis.overlay_picture):
         for name in ("a.png", "b.png"):
             draw(tmp_path / name, made_analysis(monkeypatch))
         assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
@@ -211,4 +211,4 @@ def test_pictures_are_the_same_every_time_and_say_nothing_about_the_patient(monk
 
 
 def test_characters_that_the_font_lacks_are_replaced():
-    assert pictures.text_width("2–4 × 10², ≥ 3 µm") == pictures.text_width("2-4 x 102, >= 3 um")
+    assert canvas.text_width("2–4 × 10², ≥ 3 µm") == canvas.text_width("2-4 x 102, >= 3 um")

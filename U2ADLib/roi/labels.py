@@ -253,6 +253,19 @@ def read_discs(labels: Volume, convention: str = "auto", shift: int = 0, cord: V
     return Discs(points, found, tuple(notes))
 
 
+def disc_labels(volume: Volume, points: dict[int, np.ndarray]) -> np.ndarray:
+    """Single voxels with the discs' numbers on a volume's grid, (I, J, K) uint8; points outside it are left out.
+
+    points: number → point in RAS mm (3,). Inverse of `read_discs`, to the nearest voxel.
+    """
+    labels = np.zeros(volume.array.shape, np.uint8)
+    for number, point in points.items():
+        voxel = np.round(volume.to_ijk(np.asarray(point))).astype(int)
+        if (voxel >= 0).all() and (voxel < labels.shape).all():
+            labels[tuple(voxel)] = number
+    return labels
+
+
 def _disc_convention(labels, convention):
     _check_name(convention)
     array = labels.array

@@ -10,7 +10,8 @@ Every tissue is a soft shape painted over what is already there; thick slices ar
 Sizes are anatomical averages, signals are relative to the spinal cord. Nothing in it was taken from a person's image.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.fft import dctn, idctn
@@ -20,6 +21,7 @@ from scipy.spatial.transform import Rotation
 
 from ..config import SEGMENT_NAMES, as_dict
 from ..errors import UsageError
+from ..roi.labels import disc_labels
 from ..volume import Volume, reorient
 
 # Discs by their number (Spinal Cord Toolbox: 3 = C2/C3): s of the middle in mm, before `level_scale`. Number 2 stands
@@ -208,6 +210,12 @@ def random_config(kind: str, rng: np.random.Generator) -> PhantomConfig:
     )
 
 
+def phantom_config(kind: str, seed: int, lesions: Sequence[Lesion] = (), bulges: Sequence[Bulge] = ()) -> PhantomConfig:
+    """The average neck (kind "average") or a random one (`random_config`), with lesions and bulging discs of choice."""
+    config = PhantomConfig() if kind == "average" else random_config(kind, np.random.default_rng(seed))
+    return replace(config, lesions=tuple(lesions), bulges=tuple(bulges) or config.bulges)
+
+
 def simulate_phantom(config: PhantomConfig, seed: int) -> Phantom:
     """The phantom of a configuration.
 
@@ -221,13 +229,8 @@ def simulate_phantom(config: PhantomConfig, seed: int) -> Phantom:
     upright = frame.volume(_measure(image, frame, config, rng))
     grid, change = reorient(upright, config.axes)
 
-    discs, tips = np.zeros(config.shape, np.uint8), {}
-    for number in SEGMENT_NAMES:
-        tip = anatomy.disc_tip(number)
-        voxel = np.round(upright.to_ijk(tip)).astype(int)
-        if (voxel >= 0).all() and (voxel < config.shape).all():
-            discs[tuple(voxel)] = number
-            tips[str(number)] = tip.round(2).tolist()
+    tips = {number: anatomy.disc_tip(number) for number in SEGMENT_NAMES}
+    discs = disc_labels(upright, tips)
 
     def stored(array, dtype):
         return grid.with_array(np.ascontiguousarray(change.apply(array), dtype))
@@ -235,7 +238,7 @@ def simulate_phantom(config: PhantomConfig, seed: int) -> Phantom:
     description = {
         "config": as_dict(config),
         "seed": seed,
-        "disc_tips_ras_mm": tips,
+        "disc_tips_ras_mm": {str(n): tip.round(2).tolist() for n, tip in tips.items() if (discs == n).any()},
         "lesion_centres_ras_mm": [anatomy.lesion_centre(lesion).round(2).tolist() for lesion in config.lesions],
     }
     return Phantom(

@@ -12,6 +12,8 @@ from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_ed
 
 from ..errors import InputError, UsageError
 from ..roi.centreline import PROFILE_STEP_MM, Centreline
+from ..roi.region import analysed_slices
+from ..sagittal import standardise
 from ..volume import Volume
 
 # Kind → contrast. A1 is the paper's (App. A.1); the others are harder, each with its own row in a table.
@@ -279,15 +281,43 @@ def plant_in_volume(
     level, csf = _levels(volume, cord, foot)
     where = tuple(candidates.T)
     values = volume.array[where] + contrast * (csf - level) * soft
+    mask = np.zeros(cord.shape, bool)
+    mask[where] = share >= min(0.5, share.max())  # thinner than half a slice: the voxels that hold most of it
+    changed = soft > 0
+    return _with_values(volume, tuple(axis[changed] for axis in where), values[changed], rng), mask
+
+
+def plant_in_slices(
+    volume: Volume, cord: np.ndarray, kind: str, rng: np.random.Generator, slices: str | int = "middle"
+) -> tuple[Volume, np.ndarray, list[dict]]:
+    """One `plant_lesion` in each of the chosen sagittal slices of a volume, as the paper plants them (App. A.1).
+
+    :param volume, cord: as for `plant_in_volume`; slices as for `region.analysed_slices`.
+    :returns: the volume, the lesions numbered by their slice (I, J, K) uint8, and their descriptions in that order.
+    :raises InputError, UsageError: as `standardise`, `analysed_slices` and `plant_lesion`.
+    """
+    cord = np.asarray(cord, bool)
+    grid = standardise(volume, cord).grid
+    images, cords = grid.to_stack(volume.array), grid.to_stack(cord, order=0)
+    added, masks, descriptions = np.zeros(images.shape, np.float32), np.zeros(images.shape, np.uint8), []
+    for number, k in enumerate(analysed_slices(cords, slices), 1):
+        lesion = plant_lesion(images[k], cords[k], kind, rng)
+        added[k], masks[k][lesion.mask] = lesion.image - images[k], number
+        descriptions.append({"slice": k, **lesion.description})
+    added = grid.to_input(added)
+    where = np.nonzero(cord & (added != 0))
+    planted = _with_values(volume, where, volume.array[where] + added[where], rng)
+    return planted, np.where(cord, grid.to_input(masks, order=0), 0), descriptions
+
+
+def _with_values(volume, where, values, rng):
+    """A volume with other values in some voxels: of its own type, integers rounded up or down at random."""
     array = volume.array.copy()
     if np.issubdtype(array.dtype, np.integer):
         values = np.floor(values + rng.random(len(values)))
         values = np.clip(values, np.iinfo(array.dtype).min, np.iinfo(array.dtype).max)
-        values = np.where(soft > 0, values, array[where])
     array[where] = values.astype(array.dtype)
-    mask = np.zeros(cord.shape, bool)
-    mask[where] = share >= min(0.5, share.max())  # thinner than half a slice: the voxels that hold most of it
-    return volume.with_array(array), mask
+    return volume.with_array(array)
 
 
 class _LocalLine:

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors.numpy import safe_open, save_file
 
 from ..progress import Progress
-from ..simulation.phantom import Phantom, random_config, simulate_phantom
+from ..simulation.phantom import Phantom, phantom_config, simulate_phantom
 from .data import SliceSet, concatenate, slices_of
 
 TRAINING_SEEDS = 1_000_000  # phantom i of training seed s has seed TRAINING_SEEDS + 10_000 · s + i
@@ -23,7 +23,7 @@ KINDS = ("clinical", "clinical", "space")  # two of three are thick-slice clinic
 
 def random_phantom(seed: int, kind: str) -> Phantom:
     """A lesion-free phantom with anatomy and contrast drawn from its seed."""
-    return simulate_phantom(random_config(kind, np.random.default_rng(seed)), seed)
+    return simulate_phantom(phantom_config(kind, seed), seed)
 
 
 def phantom_slices(count: int, seed: int, folder: Path, progress: Progress) -> SliceSet:

@@ -20,7 +20,7 @@ from ..evaluation.reconstruction import reconstruction_quality
 from ..mae import EdgeMAE, patchify
 from ..masking import random_masks, ring, roi_patches
 from ..montecarlo import monte_carlo, network_input
-from ..pictures import line_chart
+from ..pictures.charts import line_chart
 from ..progress import Progress, no_progress
 from . import augment
 from .checkpoint import load_state, optimiser_tensors, restore_optimiser, save_state

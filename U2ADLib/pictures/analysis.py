@@ -1,247 +1,35 @@
-"""Pictures of an analysis and of a training, drawn with Pillow so that they work wherever the method does.
+"""Pictures of an analysis: the AnoCurve, and the slices with the anomaly map.
 
 Drawing is apart from writing: the `draw_…` functions return an RGB array (H, W, 3) uint8, the others write a
-PNG. Everything is drawn at twice its size and averaged, which smooths the edges of lines. No picture carries
-the name of the image: it may be shown around.
+PNG. No picture carries the name of the image: it may be shown around.
 """
 
-import os
-from collections.abc import Iterable
-from itertools import cycle
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from .curve import peak
-from .roi.region import middle_slice
-
-SUPERSAMPLING = 2
-DOTS_PER_INCH = 150
-
-# Okabe & Ito: told apart by colour-blind readers, and different in brightness on a black-and-white print.
-BLUE, VERMILION, GREEN, PURPLE = (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167)
-ORANGE, SKY = (230, 159, 0), (86, 180, 233)
-LINE_COLOURS = (BLUE, VERMILION, GREEN, PURPLE)
-BLACK, DARK, GREY, PALE, WHITE = (0, 0, 0), (60, 60, 60), (130, 130, 130), (205, 205, 205), (255, 255, 255)
-
-RESEARCH_USE_ONLY = "Research use only. Not for diagnosis or treatment."
-
-# Pillow's built-in font has no glyphs for these.
-_PLAIN = str.maketrans({
-    "–": "-", "—": "-", "−": "-", "×": "x", "²": "2", "³": "3", "≥": ">=", "≤": "<=", "µ": "u", "→": "to",
-})  # fmt: skip
-
-
-# --------------------------------------------------------------------------------------------------------------
-# drawing
-
-
-class Canvas:
-    """An RGB picture that is drawn in its final pixels, with smooth edges. The origin is the upper left corner."""
-
-    def __init__(self, width: int, height: int, background=WHITE):
-        self._image = Image.new("RGB", (width * SUPERSAMPLING, height * SUPERSAMPLING), background)
-        self._draw = ImageDraw.Draw(self._image)
-
-    def text(self, x, y, text, size=22, colour=BLACK, anchor="lm", turned=False, halo=None):
-        """`anchor` as in Pillow ("lm": x is the left end, y the middle). turned: upwards, with the middle at x, y.
-
-        halo: colour of a border that keeps the text legible on lines.
-        """
-        text = text.translate(_PLAIN)
-        font = ImageFont.load_default(size * SUPERSAMPLING)
-        at = (x * SUPERSAMPLING, y * SUPERSAMPLING)
-        if not turned:
-            border = 0 if halo is None else 3 * SUPERSAMPLING
-            self._draw.text(at, text, colour, font, anchor, stroke_width=border, stroke_fill=halo)
-            return
-        left, top, right, bottom = font.getbbox(text)
-        ink = Image.new("L", (right - left, bottom - top))
-        ImageDraw.Draw(ink).text((-left, -top), text, 255, font)
-        ink = ink.transpose(Image.Transpose.ROTATE_90)
-        corner = (round(at[0] - ink.width / 2), round(at[1] - ink.height / 2))
-        self._image.paste(colour, (*corner, corner[0] + ink.width, corner[1] + ink.height), ink)
-
-    def line(self, points, colour=BLACK, width=1.0):
-        """Through points (N, 2) of x, y."""
-        flat = [(float(x) * SUPERSAMPLING, float(y) * SUPERSAMPLING) for x, y in points]
-        self._draw.line(flat, colour, max(1, round(width * SUPERSAMPLING)), joint="curve")
-
-    def dashes(self, start, stop, colour=BLACK, width=1.5, dash=10.0, gap=7.0):
-        """A broken straight line."""
-        start, stop = np.asarray(start, float), np.asarray(stop, float)
-        length = np.linalg.norm(stop - start)
-        for begin in np.arange(0, length, dash + gap):
-            ends = np.array([begin, min(begin + dash, length)]) / max(length, 1e-9)
-            self.line(start + ends[:, None] * (stop - start), colour, width)
-
-    def polygon(self, points, colour):
-        """Filled, through points (N, 2) of x, y."""
-        self._draw.polygon([tuple(point) for point in np.asarray(points, float) * SUPERSAMPLING], colour)
-
-    def paste(self, x, y, picture):
-        """An RGB array (H, W, 3) uint8 with its upper left corner at whole pixels x, y; its pixels stay as they are."""
-        large = np.repeat(np.repeat(picture, SUPERSAMPLING, axis=0), SUPERSAMPLING, axis=1)
-        self._image.paste(Image.fromarray(large), (x * SUPERSAMPLING, y * SUPERSAMPLING))
-
-    def rectangle(self, left, top, right, bottom, colour):
-        """Filled; the pixels left ≤ x < right, top ≤ y < bottom."""
-        corners = [round(value * SUPERSAMPLING) for value in (left, top, right, bottom)]
-        if corners[2] > corners[0] and corners[3] > corners[1]:
-            self._draw.rectangle((corners[0], corners[1], corners[2] - 1, corners[3] - 1), colour)
-
-    def dot(self, x, y, radius, colour):
-        """A filled circle."""
-        box = [(v + sign * radius) * SUPERSAMPLING for sign in (-1, 1) for v in (x, y)]
-        self._draw.ellipse(box, colour)
-
-    def array(self) -> np.ndarray:
-        """(H, W, 3) uint8."""
-        return np.asarray(self._image.reduce(SUPERSAMPLING))
-
-
-def text_width(text: str, size: int = 22) -> float:
-    """Width of a line of text in pixels."""
-    return ImageFont.load_default(size * SUPERSAMPLING).getlength(text.translate(_PLAIN)) / SUPERSAMPLING
-
-
-def save_png(path: Path, picture: np.ndarray) -> None:
-    """Write an RGB array (H, W, 3) uint8 beside its place and move it there."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    # Level 3: as small as the default of 6 within a few percent, in half the time.
-    Image.fromarray(picture).save(temporary, format="PNG", dpi=(DOTS_PER_INCH,) * 2, compress_level=3)
-    os.replace(temporary, path)
-
-
-def nice_ticks(low: float, high: float, count: int = 6, whole: bool = False) -> np.ndarray:
-    """Round numbers (steps of 1, 2 or 5 × 10ⁿ) in low … high, about `count` of them."""
-    rough = (high - low) / count
-    power = 10.0 ** np.floor(np.log10(rough))
-    step = power * next(m for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
-    if whole:
-        step = max(step, 1.0)
-    return step * np.arange(np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9) + 1)
-
-
-def log_ticks(low: float, high: float) -> np.ndarray:
-    """Round numbers for a logarithmic axis: decades, with their 2 and 5 where these are few."""
-    for steps in ((1,), (1, 2, 5)):
-        decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
-        ticks = np.outer(decades, steps).ravel()
-        ticks = ticks[(ticks >= low) & (ticks <= high)]
-        if len(ticks) > 2:
-            return ticks
-    return nice_ticks(low, high, 4)
-
-
-class Axes:
-    """A frame in a canvas; `x` and `y` turn values into pixels. log: y is logarithmic."""
-
-    def __init__(self, canvas, box, x_range, y_range, log=False):
-        self.canvas, self.box, self.log = canvas, box, log
-        self.x_range, self.y_range = x_range, y_range
-
-    def x(self, value):
-        left, _, right, _ = self.box
-        low, high = self.x_range
-        return left + (np.asarray(value, float) - low) / (high - low) * (right - left)
-
-    def y(self, value):
-        _, top, _, bottom = self.box
-        low, high, value = (np.log10(v) if self.log else np.asarray(v, float) for v in (*self.y_range, value))
-        return bottom - (value - low) / (high - low) * (bottom - top)
-
-    def frame(self, x_label="", y_label="", whole_x=False, size=20):
-        """Grid, ticks with their numbers, and labels."""
-        left, top, right, bottom = self.box
-        for tick in nice_ticks(*self.x_range, 10, whole_x):
-            at = self.x(tick)
-            self.canvas.line([(at, bottom), (at, bottom + 6)], GREY)
-            self.canvas.text(at, bottom + 10, _number(tick), size, DARK, "ma")
-        for tick in log_ticks(*self.y_range) if self.log else nice_ticks(*self.y_range, 5):
-            at = self.y(tick)
-            self.canvas.line([(left, at), (right, at)], PALE)
-            self.canvas.text(left - 8, at, _number(tick), size, DARK, "rm")
-        self.canvas.line([(left, top), (left, bottom), (right, bottom)], GREY, 1.5)
-        if x_label:
-            self.canvas.text((left + right) / 2, bottom + 38, x_label, size, BLACK, "ma")
-        if y_label:
-            self.canvas.text(left - 88, (top + bottom) / 2, y_label, size, BLACK, turned=True)
-
-    def curve(self, xs, ys, colour, width=2.5):
-        """A line, broken where `ys` is not finite; a point alone becomes a dot."""
-        xs, ys = np.asarray(xs, float), np.asarray(ys, float)
-        seen = np.isfinite(xs) & np.isfinite(ys) & ((ys > 0) | (not self.log))
-        for run in np.split(np.arange(len(xs)), np.flatnonzero(np.diff(seen)) + 1):
-            if len(run) and seen[run[0]]:
-                points = np.stack([self.x(xs[run]), self.y(ys[run])], axis=1)
-                if len(run) == 1:
-                    self.canvas.dot(*points[0], 1.5 * width, colour)
-                else:
-                    self.canvas.line(points, colour, width)
-
-
-def _number(value):
-    """Short, without −0 and without float noise."""
-    return f"{round(float(value), 12) + 0:.6g}"
-
-
-# --------------------------------------------------------------------------------------------------------------
-# curves of a training
-
-
-def line_chart(path: Path, panels: list[dict], x_label: str) -> None:
-    """Write `draw_line_chart` as a PNG."""
-    save_png(path, draw_line_chart(panels, x_label))
-
-
-def draw_line_chart(panels: list[dict], x_label: str) -> np.ndarray:
-    """Charts under each other on one x axis, such as the curves of a training.
-
-    :param panels: dicts with "title", "lines": {label: (xs, ys)} and optionally "log": True. Values that are
-        not finite (or not positive, where logarithmic) are left out; a panel without any says "no data yet".
-    """
-    width, height, above, below = 1200, 400, 80, 80
-    canvas = Canvas(width, height * len(panels))
-    every_x = _joined(xs for panel in panels for xs, _ in panel["lines"].values())
-    x_range = _wide(every_x.min(), every_x.max()) if len(every_x) else (0.0, 1.0)
-    for k, panel in enumerate(panels):
-        top = k * height
-        box = (120, top + above, width - 40, top + height - below)
-        canvas.text(box[0], top + 24, panel["title"], 24)
-        log = panel.get("log", False)
-        ys = _joined(ys for _, ys in panel["lines"].values())
-        ys = ys[np.isfinite(ys) & ((ys > 0) | (not log))]
-        if not len(ys):
-            Axes(canvas, box, x_range, (0.0, 1.0)).frame(x_label, whole_x=True)
-            canvas.text((box[0] + box[2]) / 2, (box[1] + box[3]) / 2, "no data yet", 24, GREY, "mm")
-            continue
-        low, high = (ys.min() / 1.1, ys.max() * 1.1) if log else _wide(ys.min(), ys.max(), 0.06)
-        axes = Axes(canvas, box, x_range, (low, high), log)
-        axes.frame(x_label, whole_x=True)
-        at = box[0]
-        for colour, (label, (xs, ys)) in zip(cycle(LINE_COLOURS), panel["lines"].items(), strict=False):
-            axes.curve(xs, ys, colour)
-            canvas.line([(at, top + 58), (at + 36, top + 58)], colour, 4)
-            canvas.text(at + 44, top + 58, label, 20, DARK)
-            at += 44 + text_width(label, 20) + 40
-    return canvas.array()
-
-
-def _joined(sequences: Iterable) -> np.ndarray:
-    return np.concatenate([np.empty(0), *(np.asarray(values, float) for values in sequences)])
-
-
-def _wide(low, high, margin=0.0):
-    """A range that is never empty."""
-    if high <= low:
-        pad = abs(low) * 0.1 or 0.5
-        return low - pad, high + pad
-    return low - margin * (high - low), high + margin * (high - low)
-
+from ..curve import peak
+from ..roi.region import middle_slice
+from .canvas import (
+    BLUE,
+    DARK,
+    GREY,
+    ORANGE,
+    RESEARCH_USE_ONLY,
+    SKY,
+    VERMILION,
+    WHITE,
+    Axes,
+    Canvas,
+    enlarged,
+    nice_ticks,
+    number_text,
+    repeated,
+    save_png,
+    text_width,
+    to_bytes,
+)
 
 # --------------------------------------------------------------------------------------------------------------
 # what both pictures of an analysis say
@@ -417,7 +205,7 @@ def heat_colours(values: np.ndarray) -> np.ndarray:
 def heat_overlay(grey: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """Heat 0–1 over grey 0–1 (any common shape) → RGB (…, 3) uint8. The higher the heat, the less transparent."""
     opacity = MOST_OPAQUE * np.clip(heat / OPAQUE_FROM, 0, 1)[..., None]
-    return _bytes(grey[..., None] * (1 - opacity) + heat_colours(heat) * opacity)
+    return to_bytes(grey[..., None] * (1 - opacity) + heat_colours(heat) * opacity)
 
 
 def heat_top(analysis) -> float:
@@ -476,16 +264,16 @@ def _draw_tile(canvas, analysis, k, window, scale, corner, brightest):
     """One slice without and with its map. `corner`: upper left of the title above it."""
     number = analysis.slices[k]
     x, y = corner
-    grey = _enlarged(analysis.stack.images[number][window] / brightest, scale)
-    cord = _repeated(analysis.region.cord[number][window], scale)
-    heat = _repeated(analysis.anomaly[k][window] / heat_top(analysis), scale)
+    grey = enlarged(analysis.stack.images[number][window] / brightest, scale)
+    cord = repeated(analysis.region.cord[number][window], scale)
+    heat = repeated(analysis.anomaly[k][window] / heat_top(analysis), scale)
     picture = heat_overlay(grey, heat)
     picture[ndimage.binary_dilation(cord) & ~cord] = SKY
     right = x + grey.shape[1] + _GUTTER
     marks = [s for s, at, _ in findings(analysis) if at == number]
     canvas.text(x, y + 14, slice_label(analysis, number), 20, ORANGE if marks else _TEXT)
     y += _TITLE
-    canvas.paste(x, y, _bytes(np.repeat(grey[..., None], 3, axis=-1)))
+    canvas.paste(x, y, to_bytes(np.repeat(grey[..., None], 3, axis=-1)))
     canvas.paste(right, y, picture)
 
     def at(left, points):
@@ -538,24 +326,8 @@ def _draw_colour_bar(canvas, x, top, highest, y=28, width=400, height=18):
     for tick in nice_ticks(0, top, 4):
         at = x + tick / top * width
         canvas.line([(at, y + height), (at, y + height + 5)], _DIM)
-        canvas.text(at, y + height + 8, _number(tick), 18, _TEXT, "ma")
+        canvas.text(at, y + height + 8, number_text(tick), 18, _TEXT, "ma")
     text = "Anomaly: |image - reconstruction|, image 0-1"
     if highest > top:
         text += f"; last colour: {top:.2g} to {highest:.2g}"
     canvas.text(x + width, y + height + 48, text, 18, _DIM, "rm")
-
-
-def _enlarged(plane, scale):
-    """Smoothly, clipped to 0–1."""
-    size = (plane.shape[1] * scale, plane.shape[0] * scale)
-    return np.clip(np.asarray(Image.fromarray(plane.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)), 0, 1)
-
-
-def _repeated(plane, scale):
-    """Each pixel as a square."""
-    return np.repeat(np.repeat(plane, scale, axis=0), scale, axis=1)
-
-
-def _bytes(values):
-    """0–1 → uint8."""
-    return np.round(255 * np.clip(values, 0, 1)).astype(np.uint8)
