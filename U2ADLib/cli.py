@@ -197,6 +197,7 @@ def pretrain(options, console: Console) -> None:
     """`u2ad pretrain`"""
     kept = "Cancelled. The training so far is kept; the same command goes on from there."
     with _cancellable(options, console, kept) as progress:
+        from .config import Architecture
         from .training.recipe import config_with, pretrain_from_folder
 
         config = config_with(epochs=options.epochs, batch=options.batch, seed=options.seed)
@@ -207,6 +208,7 @@ def pretrain(options, console: Console) -> None:
             validation=options.validation,
             phantoms=options.phantoms,
             threshold_phantoms=options.threshold_phantoms,
+            architecture=Architecture(outside=options.outside, context=options.context),
             config=config,
             device=options.device,
             progress=progress,
@@ -340,6 +342,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--threshold-phantoms", type=int, default=100, metavar="N",
         help="lesion-free simulated necks that set the thresholds (%(default)s)",
     )  # fmt: skip
+    train.add_argument(
+        "--outside", choices=("zero", "keep"), default="zero", help="what patches show outside the cord (%(default)s)"
+    )
+    train.add_argument(
+        "--context", type=int, default=0, metavar="N", help="rings of always visible patches around the cord (0)"
+    )
     train.add_argument("--epochs", type=_positive, metavar="N")
     train.add_argument("--batch", type=_positive, metavar="N", help="slices in a batch")
     train.add_argument("--seed", type=int, default=0)

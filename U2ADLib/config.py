@@ -56,6 +56,8 @@ class Architecture:
     def __post_init__(self):
         if self.outside not in ("zero", "keep"):
             raise UsageError(f"outside must be 'zero' or 'keep', not {self.outside!r}.")
+        if self.context < 0 or (self.context and self.outside == "zero"):
+            raise UsageError("Patches around the cord (context) can only be shown with outside = 'keep'.")
         if self.image_size % self.patch:
             raise UsageError(f"An image of {self.image_size} px cannot be cut into patches of {self.patch} px.")
         if self.width % self.heads or self.decoder_width % self.decoder_heads:
@@ -90,7 +92,7 @@ class MonteCarloConfig:
 class ScoreConfig:
     """From the reconstruction to curve and scores (paper 3.5)."""
 
-    erosion_px: int = 0  # pixels taken off the cord's border before anything is scored
+    erosion_px: int = 0  # pixels taken off the cord's border before anything is scored (the paper takes none)
     bottom: str = "percentile"  # reading of "the bottom 20 %": of the ROI's "percentile" or "of_max"
     bottom_fraction: float = 0.2
     components: int = 3  # components kept per slice

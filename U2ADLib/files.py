@@ -53,6 +53,8 @@ def staged(folder: Path, names: Sequence[str], overwrite: bool = False) -> Itera
         place = Path(tempfile.mkdtemp(prefix=".u2ad-", dir=folder))
         yield place
         for name in names:
+            os.stat(place / name)  # all are there before the first is moved
+        for name in names:
             os.replace(place / name, folder / name)
         missing = []
     except OSError as error:

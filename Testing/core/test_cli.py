@@ -279,13 +279,7 @@ def test_standard_input_is_never_read_otherwise(neck, tmp_path):
     assert (tmp_path / "out" / "analysis.json").exists()
 
 
-# Phantoms and planted lesions
-
-
-def test_simulate(tmp_path, capsys):
-    out = tmp_path / "phantom"
-    words = ["simulate", "--out", str(out), "--kind", "space", "--seed", "3", "--lesion", "C4-5:0.6:4x10"]
-    assert main(words) == 0
+# Models
 
 
 def test_models_commands(tmp_path, tiny_model, monkeypatch, capsys):

@@ -20,6 +20,9 @@ from .pretrain import PretrainConfig, pretrain
 from .thresholds import phantom_thresholds
 
 HELD_OUT_SHARE = 0.2  # of the people, where the user names none
+# Measured with `evaluation.settings`: without its border, where the mask is never exact and CSF is mixed in, the cord's
+# error tells more. The paper's score takes nothing off.
+SCORE = ScoreConfig(erosion_px=1)
 
 
 def pretrain_from_folder(
@@ -78,7 +81,7 @@ def pretrain_from_folder(
         "licence": "MIT",
         "preprocessing": asdict(Preprocessing()),
         "monte_carlo": asdict(MonteCarloConfig()),
-        "score": asdict(ScoreConfig()),
+        "score": asdict(SCORE),
         "training": {
             "method": "pretraining with random masks (paper 3.3)",
             "people": used,

@@ -1,0 +1,121 @@
+"""From a folder to a model package: who trains, who validates, what the card says."""
+
+import json
+
+import numpy as np
+import pytest
+
+from U2ADLib.analysis import analyse
+from U2ADLib.cli import main
+from U2ADLib.config import Architecture
+from U2ADLib.errors import InputError, UsageError
+from U2ADLib.io import write_volume
+from U2ADLib.package import load_model
+from U2ADLib.simulation.phantom import PhantomConfig, simulate_phantom
+from U2ADLib.training.phantoms import THRESHOLD_SEEDS, TRAINING_SEEDS, phantom_slices, random_phantom
+from U2ADLib.training.pretrain import PretrainConfig
+from U2ADLib.training.recipe import SCORE, pretrain_from_folder
+from U2ADLib.training.thresholds import phantom_thresholds
+
+TINY = Architecture(width=32, heads=4, depth=1, decoder_width=16, decoder_heads=2, decoder_depth=1)
+ONE_EPOCH = PretrainConfig(epochs=1, batch=4, warmup_steps=1)
+SMALL = PhantomConfig(spacing_mm=(3.3, 1.0, 1.0), shape=(5, 220, 180))
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """Three people with cord masks and one without."""
+    folder = tmp_path_factory.mktemp("people")
+    for number, name in enumerate(("sub-a", "sub-b", "sub-c", "sub-nomask")):
+        anat = folder / name / "anat"
+        anat.mkdir(parents=True)
+        phantom = simulate_phantom(SMALL, number)
+        write_volume(anat / f"{name}_T2w.nii.gz", phantom.volume)
+        if name != "sub-nomask":
+            write_volume(anat / f"{name}_T2w_label-SC_seg.nii.gz", phantom.cord)
+    return folder
+
+
+def train(data, out, **options):
+    folder = pretrain_from_folder(
+        data, out, architecture=TINY, config=ONE_EPOCH, device="cpu", **{"threshold_phantoms": 0} | options
+    )
+    return json.loads((folder / "model.json").read_text())
+
+
+def test_nobody_trains_and_validates(people, tmp_path):
+    card = train(people, tmp_path / "model")
+    trained, held = card["training"]["people"], card["training"]["validation_people"]
+    assert len(held) == 1
+    assert sorted(trained + held) == ["sub-a", "sub-b", "sub-c"]
+    assert set(card["metrics"]["held_out"]) == {f"held_out_{name}" for name in ("mse", "psnr", "ssim", "variance")}
+    assert card["score"]["erosion_px"] == SCORE.erosion_px
+    assert load_model(tmp_path / "model").score == SCORE
+
+
+def test_people_are_chosen_by_name(people, tmp_path):
+    other = people / "sub-c" / "anat" / "sub-c_T2w.nii.gz"
+    card = train(people, tmp_path / "model", people=["sub-b"], validation=[str(other)])
+    assert card["training"]["people"] == ["sub-b"]
+    assert card["training"]["validation_people"] == ["sub-c"]
+
+
+def test_what_cannot_be_learnt_from(people, tmp_path):
+    with pytest.raises(InputError, match="sub-a would train and validate"):
+        train(people, tmp_path / "m", people=["sub-a"], validation=["sub-a"])
+    with pytest.raises(InputError, match="no image with a cord mask of sub-x"):
+        train(people, tmp_path / "m", people=["sub-x"])
+    with pytest.raises(InputError, match="'sub-nomask'"):
+        train(people, tmp_path / "m", validation=["sub-nomask"])
+    with pytest.raises(InputError, match="no slice to learn from"):
+        train(people / "sub-nomask" / "anat", tmp_path / "m")
+    assert not (tmp_path / "m" / "model.json").exists()
+
+
+def test_phantoms_are_kept_and_have_seeds_of_their_own(people, tmp_path):
+    told = []
+    card = train(people, tmp_path / "model", phantoms=2, progress=lambda *step: told.append(step))
+    assert card["training"]["phantoms"] == 2
+    assert str(TRAINING_SEEDS) in card["training"]["phantom_seeds"]
+    assert ("Phantoms", 2, 2) in told
+    told.clear()
+    again = phantom_slices(2, 0, tmp_path / "model" / "training", lambda *step: told.append(step))
+    assert told == []
+    assert set(again.people) == {f"phantom-{TRAINING_SEEDS}", f"phantom-{TRAINING_SEEDS + 1}"}
+    assert again.phantom.all()
+
+
+def test_thresholds_are_the_percentile_of_lesion_free_phantoms(tiny_model):
+    """Against scores computed one by one."""
+    model = load_model(tiny_model)
+    found = {t["slices"]: t for t in phantom_thresholds(model, 3, device="cpu")}
+    for rule in ("all", "middle"):
+        segments, patients = [], []
+        for seed in range(THRESHOLD_SEEDS, THRESHOLD_SEEDS + 3):
+            phantom = random_phantom(seed, "clinical")
+            assert not phantom.lesions.array.any()
+            result = analyse(
+                phantom.volume, cord=phantom.cord, discs=phantom.discs, model=model, device="cpu", slices=rule
+            )
+            segments += [s.score for s in result.segments]
+            patients.append(result.patient_score)
+        assert found[rule]["segment"] == pytest.approx(np.percentile(segments, 95))
+        assert found[rule]["patient"] == pytest.approx(np.percentile(patients, 95))
+        assert "not set on patients" in found[rule]["origin"]
+
+
+def test_the_command(people, tmp_path, capsys):
+    words = ["pretrain", str(people), "--people", "sub-a", "--out", str(tmp_path / "model"), "--epochs", "1"]
+    assert main([*words, "--threshold-phantoms", "0", "--outside", "keep", "--context", "1", "--device", "cpu"]) == 0
+    output = capsys.readouterr()
+    assert "Training on" in output.err
+    assert str(tmp_path / "model") in output.out
+    assert main(["models", "verify", str(tmp_path / "model")]) == 0
+    network = load_model(tmp_path / "model").network
+    assert (network.architecture.outside, network.architecture.context) == ("keep", 1)
+    assert network.architecture.depth == 24
+
+
+def test_context_needs_something_to_show():
+    with pytest.raises(UsageError, match="outside = 'keep'"):
+        Architecture(context=1)
