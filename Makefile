@@ -12,7 +12,7 @@ CORD ?= $(if $(filter $(SAMPLE)/%,$(INPUT)),$(SAMPLE)/sample_T2w_label-SC_seg.ni
 DISCS ?= $(if $(filter $(SAMPLE)/%,$(INPUT)),$(SAMPLE)/sample_T2w_label-discs_dlabel.nii.gz)
 OUT ?= demo-result
 
-.PHONY: demo test bench lint sample model clean help
+.PHONY: demo test bench lint sample model region clean help
 
 help:
 	@echo "make demo    analyse the bundled sample (or INPUT=… CORD=… DISCS=…)"
@@ -20,6 +20,7 @@ help:
 	@echo "make bench   measure speed, as ratios within one run"
 	@echo "make sample  simulate the bundled sample again (the same bytes)"
 	@echo "make model   train the bundled model again (needs the real images; about an hour on two cores)"
+	@echo "make region  train the model that finds cord and levels again (the same)"
 
 # torch first and alone: a range would take a CUDA build of several gigabytes here.
 $(READY): pyproject.toml
@@ -50,7 +51,12 @@ DATA ?= ../shared/data
 MODEL ?= runs/edgemae-first
 model: $(READY)
 	$(U2AD) pretrain $(DATA)/errsm --people sub-errsm11 sub-errsm21 \
-	  --validation $(DATA)/sct_testing_data/t2.nii.gz --phantoms 300 --out $(MODEL)
+	  --validation $(DATA)/sct_testing_data/t2.nii.gz --phantoms 300 --epochs 100 --out $(MODEL)
+
+# Finds cord and levels. One person is held out; the state is kept, so a stopped training goes on.
+REGION ?= runs/region-first
+region: $(READY)
+	$(U2AD) train-region $(DATA)/errsm --held-out sub-errsm24 --phantoms 500 --steps 1500 --out $(REGION)
 
 clean:
 	rm -rf $(VENV) demo-result build *.egg-info

@@ -14,14 +14,15 @@ from . import __version__
 from .anomaly import filtered_map
 from .config import MonteCarloConfig
 from .curve import VolumeCurve, patient_score, peak, volume_curve
-from .errors import InputError, UsageError
+from .errors import UsageError
 from .lesions import find_lesions, lesion_table
-from .package import Model, Thresholds, load_model
+from .package import Model, RegionModel, Thresholds, load_model
 from .progress import Progress, no_progress
 from .roi.doubt import refuse_unless_t2w
-from .roi.labels import Discs, read_cord, read_discs
-from .roi.region import Region, analysed_slices, region_from_labels
-from .sagittal import SagittalStack, standardise
+from .roi.labels import Discs
+from .roi.region import Region, analysed_slices
+from .roi.source import prepare
+from .sagittal import SagittalStack
 from .volume import Volume, volume_hash
 
 MAPS = ("anomaly", "error", "uncertainty", "reconstruction", "cord", "segments")
@@ -93,6 +94,7 @@ def analyse(
     *,
     cord: Volume | None = None,
     discs: Volume | Discs | None = None,
+    region_model: RegionModel | str | None = "default",
     cord_convention: str = "auto",
     disc_convention: str = "auto",
     shift_levels: int = 0,
@@ -109,7 +111,9 @@ def analyse(
 
     :param volume: sagittal T2-weighted MR of the neck; any orientation, one or more sagittal slices.
     :param cord: mask of the spinal cord, on any grid in the same space.
-    :param discs: labels of the discs C2/3 … C7/T1. Without them everything but the segments works.
+    :param discs: labels of the discs C2/3 … C7/T1.
+    :param region_model: finds the cord and the discs that are not given. None finds nothing: then the cord must be
+        given, and without discs everything but the segments works.
     :param cord_convention, disc_convention: how the labels are to be read; "auto" detects it, and a note says how.
     :param shift_levels: added to every disc's number, where the labels are a level off.
     :param slices: "all" slices with enough cord, the "middle" one (as the paper), or a number of slices.
@@ -120,18 +124,7 @@ def analyse(
     :raises InputError: the image or the labels cannot be used. :raises ModelError: the model cannot.
     """
     started = time.perf_counter()
-    if cord is None:
-        raise InputError(
-            "No cord mask was given: pass the mask of the spinal cord (--cord), for instance SCT's *_seg.nii.gz."
-        )
     slices = slice_rule(slices)
-    progress("Preparing", 0, 3)
-    mask = read_cord(volume, cord, cord_convention)
-    if isinstance(discs, Volume):
-        discs = read_discs(discs, disc_convention, shift_levels, cord=volume.with_array(mask.array))
-    elif shift_levels and discs is None:
-        raise UsageError("Levels can only be shifted where disc labels are given (--discs).")
-    progress("Preparing", 1, 3)
 
     from .device import choose_device, describe
     from .montecarlo import monte_carlo
@@ -139,14 +132,24 @@ def analyse(
     target = choose_device(device)
     if not isinstance(model, Model):
         model = load_model(model)
-    stack = standardise(volume, mask.array, discs.points if discs else None, model.preprocessing)
-    region = region_from_labels(stack, mask.array, discs)
+    prepared = prepare(
+        volume,
+        cord=cord,
+        discs=discs,
+        cord_convention=cord_convention,
+        disc_convention=disc_convention,
+        shift_levels=shift_levels,
+        region_model=region_model,
+        preprocessing=model.preprocessing,
+        device=device,
+        progress=progress,
+        say=say,
+    )
+    stack, region = prepared.stack, prepared.region
     chosen = analysed_slices(region.cord, slices)
-    progress("Preparing", 3, 3)
-
     index = list(chosen)
     images, cords = stack.images[index], region.cord[index]
-    refuse_unless_t2w(volume.name, images, cords)
+    doubts = refuse_unless_t2w(volume.name, images, cords)
     wanted = {name: value for name, value in (("k", k), ("scheme", scheme)) if value is not None}
     monte_carlo_config: MonteCarloConfig = replace(model.monte_carlo, **wanted)
     rebuilt = monte_carlo(
@@ -163,7 +166,7 @@ def analyse(
         found = find_lesions(anomaly, curve, region, thresholds.segment, thresholds.patient)
         signal = stack.to_intensity(stack.images)
         lesions = lesion_table(found, curve, region, signal, stack.grid.slice_spacing_mm)
-    notes = (*mask.notes, *region.notes, *_cut_off_notes(stack))
+    notes = (*prepared.notes, *doubts, *_cut_off_notes(stack))
     if thresholds is None:
         notes += (f"The model has no thresholds for --slices {slices}: scores are given, nothing is flagged.",)
     progress("Scoring", 1, 1)
@@ -185,11 +188,12 @@ def analyse(
         provenance={
             "input": {"name": volume.name, "sha256": volume_hash(volume)},
             "model": {"name": model.name, "sha256": model.sha256},
+            "region": {name: prepared.record[name] for name in ("model", "confidence", "doubts")},
             "configuration": {
                 "slices": str(slices),
                 "analysed_slices": list(chosen),
-                "cord_convention": mask.convention,
-                "disc_convention": region.disc_convention,
+                "cord_convention": prepared.record["cord"],
+                "disc_convention": prepared.record["discs"],
                 "shift_levels": shift_levels,
                 "preprocessing": asdict(model.preprocessing),
                 "monte_carlo": asdict(monte_carlo_config),

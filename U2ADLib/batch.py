@@ -38,6 +38,7 @@ COLUMNS = (
     "id", "person", "session", "pathology", "status", "patient_score", "patient_flagged",
     *SEGMENT_NAMES.values(), "flagged", "seconds", "message",
 )  # fmt: skip
+NO_REGION_MODEL = "none"
 DONE, REFUSED, FAILED = "done", "refused", "failed"  # failed: not the input's fault
 
 POLL_SECONDS = 0.2  # between two looks at whether the user wants to stop
@@ -53,19 +54,25 @@ class Options:
     shift_levels: int = 0
     slices: str = "all"
     model: str = "default"
+    region_model: str = "default"  # "none": cord and discs that are not given are not looked for
     device: str = "auto"
     k: int | None = None
     scheme: str | None = None
     seed: int = 0
 
 
-def check_options(options: Options) -> None:
-    """Find out before an hour is spent. :raises UsageError, ModelError: an option or the model cannot be used."""
+def check_options(options: Options, find_region: bool = True) -> None:
+    """Find out before an hour is spent. :raises UsageError, ModelError: an option or a model cannot be used.
+
+    :param find_region: whether cord or discs will have to be found.
+    """
     from .analysis import slice_rule
 
     slice_rule(options.slices)
     replace(MonteCarloConfig(), **{n: v for n in ("k", "scheme") if (v := getattr(options, n)) is not None})
     verify_model(find_model(options.model))
+    if find_region and options.region_model != NO_REGION_MODEL:
+        verify_model(find_model(options.region_model, "region"))
 
 
 def analyse_files(
@@ -86,6 +93,9 @@ def analyse_files(
     progress("Reading", 1, 1)
     request = _request(image, cord, discs, options)
     settings = asdict(options) | {"model": _loaded_model(options.model, request["model"])}
+    settings["region_model"] = None
+    if "region_model" in request:
+        settings["region_model"] = _loaded_region_model(options.region_model, request["region_model"])
     del settings["series"]
     result = analyse(volume, **labels, **settings, progress=progress, say=say)
     return replace(result, provenance=result.provenance | {"request": request})
@@ -110,7 +120,7 @@ def run_batch(
     :param progress: called with the number of cases; may raise `Cancelled`, which keeps the cases that are done.
     :returns: the rows of the summary, keys `COLUMNS`.
     """
-    check_options(options)
+    check_options(options, find_region=any(case.cord is None or case.discs is None for case in cases))
     if derivatives:
         from .derivatives import check_names
 
@@ -159,7 +169,7 @@ def run_case(case: Case, out: Path, options: Options, derivatives: bool, progres
     """
     said: list[str] = []
     try:
-        if case.cord is None:
+        if case.cord is None and options.region_model == NO_REGION_MODEL:
             raise InputError(
                 f"No cord mask was found: expected is {case.id}_label-SC_seg.nii.gz or {case.id}_seg.nii.gz."
             )
@@ -287,13 +297,23 @@ def _loaded_model(name: str, checksum: str):
     return load_model(name)
 
 
+@lru_cache(maxsize=1)
+def _loaded_region_model(name: str, checksum: str):
+    from .package import load_region_model
+
+    return load_region_model(name)
+
+
 def _request(image: Path, cord: Path | None, discs: Path | None, options: Options) -> dict:
     """What results depend on besides the program: checksums of files and model, and options that change a result."""
     files = {name: path and _checksum(path) for name, path in (("image", image), ("cord", cord), ("discs", discs))}
     settings = asdict(options)
-    del settings["device"], settings["model"]
-    # The card holds the weights' checksum, and thresholds that may be set anew.
-    return {"files": files, "model": file_sha256(find_model(options.model) / CARD), "options": settings}
+    del settings["device"], settings["model"], settings["region_model"]
+    # A card holds the weights' checksum, and thresholds that may be set anew.
+    request = {"files": files, "model": file_sha256(find_model(options.model) / CARD), "options": settings}
+    if options.region_model != NO_REGION_MODEL and None in (cord, discs):
+        request["region_model"] = file_sha256(find_model(options.region_model, "region") / CARD)
+    return request
 
 
 def _checksum(path: Path) -> str:

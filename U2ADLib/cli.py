@@ -113,11 +113,38 @@ def analyse(options, console: Console) -> None:
         from .report import check_output, summary_text, write_results
 
         wanted = _pick(Options, options)
-        check_options(wanted)
+        check_options(wanted, find_region=options.cord is None or options.discs is None)
         check_output(options.out, options.overwrite)
         analysis = analyse_files(options.image, options.cord, options.discs, wanted, progress, console.say)
         write_results(analysis, options.out, options.overwrite, progress)
     console.result(summary_text(analysis, options.out), result=str(options.out))
+
+
+def locate(options, console: Console) -> None:
+    """`u2ad locate`"""
+    with _cancellable(options, console) as progress:
+        progress("Reading", 0, 1)
+        from .io import read_volume
+        from .report import check_region_output, region_text, write_region
+        from .roi.source import prepare
+
+        check_region_output(options.out, options.overwrite)
+        volume = read_volume(options.image, options.series)
+        labels = {name: path and read_volume(path) for name, path in (("cord", options.cord), ("discs", options.discs))}
+        progress("Reading", 1, 1)
+        prepared = prepare(
+            volume,
+            **labels,
+            cord_convention=options.cord_convention,
+            disc_convention=options.disc_convention,
+            shift_levels=options.shift_levels,
+            region_model=options.region_model,
+            device=options.device,
+            progress=progress,
+            say=console.say,
+        )
+        write_region(volume, prepared, options.out, options.overwrite)
+    console.result(region_text(prepared, options.out), result=str(options.out))
 
 
 def batch(options, console: Console) -> int:
@@ -217,21 +244,42 @@ def pretrain(options, console: Console) -> None:
     console.result(f"Model: {folder}\nCurves: {folder / 'training' / 'curves.png'}", result=str(folder))
 
 
+def train_region(options, console: Console) -> None:
+    """`u2ad train-region`"""
+    kept = "Cancelled. The training so far is kept; the same command goes on from there."
+    with _cancellable(options, console, kept) as progress:
+        from .training.region import RegionTrainConfig
+        from .training.region_recipe import train_region_from_folder
+
+        folder = train_region_from_folder(
+            options.data,
+            options.out,
+            held_out=options.held_out,
+            phantoms=options.phantoms,
+            config=RegionTrainConfig(steps=options.steps, batch=options.batch, seed=options.seed),
+            device=options.device,
+            progress=progress,
+            say=console.say,
+        )
+    console.result(f"Model: {folder}\nCurves: {folder / 'training' / 'curves.png'}", result=str(folder))
+
+
 def models_list(options, console: Console) -> None:
     """`u2ad models list`"""
     from .package import BUNDLED_DEFAULT, list_models
 
     for entry in list_models():
         origin = "bundled" if entry.bundled else "yours"
-        default = ", default" if entry.name == BUNDLED_DEFAULT else ""
-        print(f"{entry.name:<24} {origin}{default}{f': {entry.problem}' if entry.problem else ''}")
+        default = ", default" if entry.name in BUNDLED_DEFAULT.values() else ""
+        problem = f": {entry.problem}" if entry.problem else ""
+        print(f"{entry.name:<24} {entry.kind:<9} {origin}{default}{problem}")
 
 
 def models_show(options, console: Console) -> None:
     """`u2ad models show`"""
     from .package import find_model, read_card
 
-    folder = find_model(options.name)
+    folder = find_model(options.name, kind=None)
     print(json.dumps(read_card(folder), indent=1, ensure_ascii=False))
 
 
@@ -239,7 +287,7 @@ def models_verify(options, console: Console) -> None:
     """`u2ad models verify`"""
     from .package import find_model, verify_model
 
-    card = verify_model(find_model(options.name))
+    card = verify_model(find_model(options.name, kind=None))
     print(f"{card.get('name', options.name)}: the weights match their checksum {card['weights']['sha256'][:16]}…")
 
 
@@ -295,10 +343,19 @@ def build_parser() -> argparse.ArgumentParser:
     one = command(commands, analyse, "analyse", "analyse one image", [labels, settings, device, running])
     one.add_argument("image", type=Path, metavar="IMAGE", help="NIfTI, NRRD, MetaImage, DICOM file or folder")
     one.add_argument("--series", metavar="UID", help="series of a DICOM folder, where it holds several")
-    one.add_argument("--cord", type=Path, metavar="MASK", help="mask of the spinal cord")
-    one.add_argument("--discs", type=Path, metavar="LABELS", help="labels of the discs; without them no segments")
+    one.add_argument("--cord", type=Path, metavar="MASK", help="mask of the spinal cord; else it is found")
+    one.add_argument("--discs", type=Path, metavar="LABELS", help="labels of the discs; else they are found")
     one.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="folder for the results")
     one.add_argument("--overwrite", action="store_true", help="replace results that are there")
+
+    find = command(commands, locate, "locate", "find the cord and the discs", [labels, device, running])
+    find.add_argument("image", type=Path, metavar="IMAGE", help="NIfTI, NRRD, MetaImage, DICOM file or folder")
+    find.add_argument("--series", metavar="UID", help="series of a DICOM folder, where it holds several")
+    find.add_argument("--cord", type=Path, metavar="MASK", help="mask of the spinal cord; then only discs are found")
+    find.add_argument("--discs", type=Path, metavar="LABELS", help="labels of the discs; then only the cord is found")
+    find.add_argument("--region-model", default="default", metavar="NAME|FOLDER", help="see `u2ad models list`")
+    find.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="folder for masks and picture")
+    find.add_argument("--overwrite", action="store_true", help="replace files of the same names")
 
     many = command(commands, batch, "batch", "analyse all images of a folder", [labels, settings, device, running])
     many.add_argument("folder", type=Path, metavar="FOLDER", help="BIDS dataset, or images or DICOM folders with masks")
@@ -352,6 +409,17 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--batch", type=_positive, metavar="N", help="slices in a batch")
     train.add_argument("--seed", type=int, default=0)
 
+    region = command(
+        commands, train_region, "train-region", "train a model that finds cord and discs", [device, running]
+    )
+    region.add_argument("data", type=Path, metavar="DATA", help="folder of images with cord masks or disc labels")
+    region.add_argument("--out", type=Path, metavar="MODEL", required=True, help="folder for the model package")
+    region.add_argument("--held-out", nargs="+", default=(), metavar="PERSON", help="only watch these")
+    region.add_argument("--phantoms", type=int, default=500, metavar="N", help="simulated necks (%(default)s)")
+    region.add_argument("--steps", type=_positive, default=3000, metavar="N", help="batches (%(default)s)")
+    region.add_argument("--batch", type=_positive, default=8, metavar="N", help="slices in a batch (%(default)s)")
+    region.add_argument("--seed", type=int, default=0)
+
     models = commands.add_parser("models", help="list, check, install and remove models", allow_abbrev=False)
     verbs = models.add_subparsers(title="commands", metavar="COMMAND", required=True)
     command(verbs, models_list, "list", "list all models")
@@ -389,6 +457,9 @@ def _analysis_arguments() -> argparse.ArgumentParser:
     group = parser.add_argument_group("method")
     group.add_argument("--slices", default="all", metavar="all|middle|N", help="slices to analyse (%(default)s)")
     group.add_argument("--model", default="default", metavar="NAME|FOLDER", help="see `u2ad models list`")
+    group.add_argument(
+        "--region-model", default="default", metavar="NAME|FOLDER|none", help="finds cord and discs that are not given"
+    )
     group.add_argument("--k", type=int, metavar="K", help="reconstructions of every patch (as the model says, else 10)")
     group.add_argument("--scheme", choices=("balanced", "random"), help="Monte Carlo masks")
     group.add_argument("--seed", type=int, default=0, help="the same seed gives the same result (%(default)s)")

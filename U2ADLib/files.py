@@ -29,14 +29,11 @@ def write_json(path: Path, value) -> None:
     os.replace(temporary, path)
 
 
-@contextmanager
-def staged(folder: Path, names: Sequence[str], overwrite: bool = False) -> Iterator[Path]:
-    """A hidden folder to write the files `names` in; they move to `folder` in the end, or nothing is left of them.
-
-    `folder` is made where it does not exist; what else it holds stays as it is.
+def refuse_existing(folder: Path, names: Sequence[str], overwrite: bool = False) -> None:
+    """Whether files may be written to a folder; to be asked before an hour is spent, too.
 
     :raises UsageError: a name is not that of a file. :raises InputError: one of the files is there and `overwrite` is
-        not set, or `folder` is a file. :raises U2ADError: writing failed.
+        not set, or `folder` is a file.
     """
     folder = Path(folder)
     for name in names:
@@ -46,6 +43,18 @@ def staged(folder: Path, names: Sequence[str], overwrite: bool = False) -> Itera
             raise InputError(f"{folder.name} holds {name} already: choose another folder, or add --overwrite.")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"Nothing can be written to {folder.name}: that is a file. Choose another folder.")
+
+
+@contextmanager
+def staged(folder: Path, names: Sequence[str], overwrite: bool = False) -> Iterator[Path]:
+    """A hidden folder to write the files `names` in; they move to `folder` in the end, or nothing is left of them.
+
+    `folder` is made where it does not exist; what else it holds stays as it is.
+
+    :raises UsageError, InputError: as `refuse_existing`. :raises U2ADError: writing failed.
+    """
+    folder = Path(folder)
+    refuse_existing(folder, names, overwrite)
     missing = [parent for parent in (folder, *folder.absolute().parents) if not parent.exists()]
     place = None
     try:

@@ -32,14 +32,19 @@ def unpatchify(patches: torch.Tensor, patch: int) -> torch.Tensor:
     return tiles.reshape(b, grid * patch, grid * patch)
 
 
+def axis_embedding(count: int, width: int) -> torch.Tensor:
+    """Fixed sine-cosine embedding of positions 0 … count − 1, (count, width); width is even."""
+    frequencies = 1.0 / 10000 ** (torch.arange(width // 2, dtype=torch.float64) / (width // 2))
+    angles = torch.arange(count, dtype=torch.float64)[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1).float()
+
+
 def position_embedding(grid: int, width: int) -> torch.Tensor:
     """E_pos: fixed sine-cosine embedding of the grid's rows and columns, (G², D)."""
-    frequencies = 1.0 / 10000 ** (torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    angles = torch.arange(grid, dtype=torch.float64)[:, None] * frequencies
-    axis = torch.cat([angles.sin(), angles.cos()], dim=1)  # (G, D/2)
+    axis = axis_embedding(grid, width // 2)
     rows = axis[:, None].expand(grid, grid, width // 2)
     columns = axis[None].expand(grid, grid, width // 2)
-    return torch.cat([rows, columns], dim=2).reshape(grid * grid, width).float()
+    return torch.cat([rows, columns], dim=2).reshape(grid * grid, width)
 
 
 class Block(nn.Module):

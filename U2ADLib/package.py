@@ -24,7 +24,8 @@ from .resources import resource
 FORMAT = 1
 CARD, WEIGHTS = "model.json", "weights.safetensors"
 DEFAULT_MODEL = "default"
-BUNDLED_DEFAULT = "edgemae-first"
+# What a package is for → the bundled one that is taken for "default".
+BUNDLED_DEFAULT = {"analysis": "edgemae-first", "region": "region-first"}
 MAX_PACKAGE_BYTES = 1 << 30  # an archive that unpacks to more is refused
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -49,6 +50,11 @@ class ModelEntry:
     card: dict
     problem: str | None = None
 
+    @property
+    def kind(self) -> str:
+        """What it is for, see `card_kind`."""
+        return card_kind(self.card)
+
 
 @dataclass(frozen=True)
 class Model:
@@ -66,6 +72,16 @@ class Model:
     def thresholds_for(self, slices: str) -> Thresholds | None:
         """The thresholds that hold for a slice rule, if any were set."""
         return next((t for t in self.thresholds if t.slices == str(slices)), None)
+
+
+@dataclass(frozen=True)
+class RegionModel:
+    """A loaded package that finds cord and discs."""
+
+    name: str
+    network: "RegionNet"  # noqa: F821
+    card: dict
+    sha256: str
 
 
 def user_models_folder() -> Path:
@@ -94,19 +110,29 @@ def list_models() -> list[ModelEntry]:
     return entries
 
 
-def find_model(name_or_folder: str | Path = DEFAULT_MODEL) -> Path:
-    """Folder of a package given by its name or its path. :raises ModelError: there is none."""
+def find_model(name_or_folder: str | Path = DEFAULT_MODEL, kind: str | None = "analysis") -> Path:
+    """Folder of a package given by its name or its path.
+
+    :param kind: what it must be for, "analysis" or "region"; None takes any.
+    :raises ModelError: there is none, or it is for something else.
+    """
     if str(name_or_folder) == DEFAULT_MODEL:
-        name_or_folder = BUNDLED_DEFAULT
+        name_or_folder = BUNDLED_DEFAULT[kind or "analysis"]
     folder = Path(name_or_folder)
-    if (folder / CARD).is_file():
-        return folder
-    entries = list_models()
-    for entry in entries:
-        if entry.name == str(name_or_folder):
-            return entry.folder
-    names = ", ".join(entry.name for entry in entries) or "none"
-    raise ModelError(f"There is no model {str(name_or_folder)!r}. Installed: {names}. See `u2ad models list`.")
+    if not (folder / CARD).is_file():
+        entries = list_models()
+        folder = next((entry.folder for entry in entries if entry.name == str(name_or_folder)), None)
+        if folder is None:
+            names = ", ".join(entry.name for entry in entries if entry.kind == (kind or entry.kind)) or "none"
+            raise ModelError(f"There is no model {str(name_or_folder)!r}. Installed: {names}. See `u2ad models list`.")
+    if kind is not None and (found := card_kind(read_card(folder))) != kind:
+        raise ModelError(f"Model {folder.name!r} is for {found}, not for {kind}. See `u2ad models list`.")
+    return folder
+
+
+def card_kind(card: dict) -> str:
+    """What a package is for: "analysis" (an EdgeMAE) or "region" (a RegionNet)."""
+    return card.get("kind", "analysis")
 
 
 def read_card(folder: Path) -> dict:
@@ -139,31 +165,17 @@ def verify_model(folder: Path) -> dict:
 
 
 def load_model(name_or_folder: str | Path = DEFAULT_MODEL) -> Model:
-    """Load a package; weights are stored as float16 or float32 and always computed in float32.
+    """Load a package for analyses.
 
     :raises ModelError: unknown, damaged, or made for another architecture.
     :raises InstallationError: torch or safetensors is not installed.
     """
-    folder = find_model(name_or_folder)
-    card = verify_model(folder)
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+    folder, card = _verified(name_or_folder, "analysis")
+    from .mae import EdgeMAE
 
-        from .mae import EdgeMAE
-    except ImportError as error:
-        raise InstallationError(
-            f"The package {error.name} is not installed: run `pip install torch safetensors`."
-        ) from error
-    try:
-        network = EdgeMAE(from_dict(Architecture, card["architecture"]))
-        tensors = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
-        network.load_state_dict(tensors)
-    except (SafetensorError, RuntimeError) as error:
-        raise ModelError(f"The weights of model {folder.name!r} do not fit its card: {error}") from None
     return Model(
         name=card.get("name", folder.name),
-        network=network.eval(),
+        network=_with_weights(EdgeMAE(from_dict(Architecture, card["architecture"])), folder),
         card=card,
         preprocessing=from_dict(Preprocessing, card.get("preprocessing", {})),
         monte_carlo=from_dict(MonteCarloConfig, card.get("monte_carlo", {})),
@@ -171,6 +183,43 @@ def load_model(name_or_folder: str | Path = DEFAULT_MODEL) -> Model:
         thresholds=tuple(from_dict(Thresholds, t) for t in card.get("thresholds", [])),
         sha256=card["weights"]["sha256"],
     )
+
+
+def load_region_model(name_or_folder: str | Path = DEFAULT_MODEL) -> RegionModel:
+    """Load a package that finds cord and discs. :raises ModelError, InstallationError: as `load_model`."""
+    folder, card = _verified(name_or_folder, "region")
+    from .roi.network import RegionArchitecture, RegionNet
+
+    architecture = from_dict(
+        RegionArchitecture, card["architecture"] | {"widths": tuple(card["architecture"]["widths"])}
+    )
+    network = _with_weights(RegionNet(architecture), folder)
+    return RegionModel(card.get("name", folder.name), network, card, card["weights"]["sha256"])
+
+
+def _verified(name_or_folder, kind):
+    """Folder and card of an undamaged package, where torch can be used."""
+    folder = find_model(name_or_folder, kind)
+    card = verify_model(folder)
+    try:
+        import safetensors.torch  # noqa: F401
+    except ImportError as error:
+        raise InstallationError(
+            f"The package {error.name} is not installed: run `pip install torch safetensors`."
+        ) from error
+    return folder, card
+
+
+def _with_weights(network, folder):
+    """The network with a package's weights, stored as float16 or float32 and always computed in float32."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        network.load_state_dict({name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()})
+    except (SafetensorError, RuntimeError) as error:
+        raise ModelError(f"The weights of model {folder.name!r} do not fit its card: {error}") from None
+    return network.eval()
 
 
 def save_model(folder: Path, network, card: dict, dtype: str = "float16") -> None:
@@ -188,6 +237,7 @@ def save_model(folder: Path, network, card: dict, dtype: str = "float16") -> Non
         kind = getattr(torch, dtype)
         state = {k: v.detach().cpu().to(kind).contiguous() for k, v in network.state_dict().items()}
         save_file(state, temporary / WEIGHTS)
+        os.chmod(temporary / WEIGHTS, 0o644)  # safetensors makes it private; a shared installation must be readable
         weights = {"file": WEIGHTS, "dtype": dtype, "sha256": file_sha256(temporary / WEIGHTS)}
         record = {"format": FORMAT, "name": folder.name, **card}
         record |= {"architecture": asdict(network.architecture), "weights": weights}

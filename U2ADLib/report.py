@@ -44,12 +44,16 @@ import numpy as np
 from .analysis import MAPS, Analysis
 from .curve import peak
 from .errors import InputError, U2ADError
-from .files import write_json
+from .files import refuse_existing, staged, write_json
 from .io import write_volume
 from .lesions import COLUMNS
 from .pictures.analysis import anocurve_picture, mm_left, overlay_picture, verdict
 from .pictures.canvas import RESEARCH_USE_ONLY
+from .pictures.labelled import labelled_picture
 from .progress import Progress, no_progress
+from .roi.labels import DISC_NAMES, disc_labels
+from .roi.source import Prepared
+from .volume import Volume, volume_hash
 
 FORMAT = 1
 RECORD = "analysis.json"
@@ -66,6 +70,8 @@ FILES = {
     "overlay.png": "the analysed slices without and with the anomaly map",
     "anocurve.png": "anomaly along the cord",
 }
+
+REGION_FILES = ("cord.nii.gz", "discs.nii.gz", "segments.nii.gz", "region.png", "region.json")
 
 
 def check_output(out: Path, overwrite: bool = False) -> None:
@@ -124,6 +130,51 @@ def write_results(
         raise
     shutil.rmtree(replaced, ignore_errors=True)
     return [given / name for name in names]
+
+
+def check_region_output(out: Path, overwrite: bool = False) -> None:
+    """Whether `write_region` could write there. :raises InputError: it holds such files, or is a file itself."""
+    refuse_existing(out, REGION_FILES, overwrite)
+
+
+def write_region(volume: Volume, prepared: Prepared, out: Path, overwrite: bool = False) -> None:
+    """Write what `u2ad locate` finds, all or nothing: see `REGION_FILES`. Labels lie on the volume's own grid.
+
+    :raises InputError: a file of that name is there and `overwrite` is not set.
+    """
+    region, grid = prepared.region, prepared.stack.grid
+    points = {n: grid.stack_to_ras(point) for n, point in (region.discs or {}).items()}
+    labels = {
+        "cord.nii.gz": prepared.cord.astype(np.uint8),
+        "discs.nii.gz": disc_labels(volume, points),
+        "segments.nii.gz": grid.to_input(region.segment_labels(), order=0),
+    }
+    volumes = {name: volume.with_array(array) for name, array in labels.items()}
+    with staged(out, REGION_FILES, overwrite) as place:
+        for name, label in volumes.items():
+            write_volume(place / name, label)
+        labelled_picture(place / "region.png", volume, volumes["cord.nii.gz"], volumes["discs.nii.gz"])
+        record = {
+            "format": FORMAT,
+            "research_use_only": RESEARCH_USE_ONLY,
+            "input": {"name": volume.name, "sha256": volume_hash(volume)},
+            **prepared.record,
+            "discs_ras_mm": {DISC_NAMES[n]: np.round(point, 2).tolist() for n, point in points.items()},
+            "segments": [segment.name for segment in region.segments],
+            "missing": list(region.missing),
+            "notes": list(prepared.notes),
+        }
+        write_json(place / "region.json", record)
+
+
+def region_text(prepared: Prepared, out: Path) -> str:
+    """What a person reads of `write_region`."""
+    lines = [f"Segments: {', '.join(s.name for s in prepared.region.segments) or 'none'}"]
+    if prepared.record["confidence"]:
+        sure = ", ".join(f"{name} {value:.2f}" for name, value in prepared.record["confidence"].items())
+        lines.append(f"Confidence (0-1): {sure}")
+    lines += [f"Note: {note}" for note in prepared.notes]
+    return "\n".join([*lines, f"Picture: {Path(out) / 'region.png'}", RESEARCH_USE_ONLY])
 
 
 def read_analysis(out: Path) -> dict:

@@ -200,6 +200,18 @@ def standardise(
     return SagittalStack(images, grid, low, high, outside)
 
 
+def whole_field(volume: Volume) -> tuple[SagittalStack, slice, slice]:
+    """Standard slices of the whole field of view, and the rows and columns of the stack that it fills.
+
+    For finding the cord: where it lies is not known yet.
+    """
+    standing, _ = reorient(volume, STACK_CODES)
+    size = int(np.ceil(max(np.array(standing.array.shape[1:]) * standing.spacing[1:])))
+    stack = standardise(volume, config=Preprocessing(size=size))
+    rows, columns = (np.flatnonzero(stack.inside.any(axis=axis)) for axis in (1, 0))
+    return stack, slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
 def _check_sagittal(name, standing):
     across, along, depth = standing.spacing
     worst = max(along, depth)

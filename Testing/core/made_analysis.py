@@ -66,4 +66,6 @@ def made_analysis(
         (thresholds,) if thresholds else (),
         "0",
     )
-    return analyse(image, cord=cord, discs=labels if discs else None, model=model, device="cpu", slices=slices)
+    return analyse(
+        image, cord=cord, discs=labels if discs else None, region_model=None, model=model, device="cpu", slices=slices
+    )

@@ -28,7 +28,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def options(tiny_model):
-    return Options(model=str(tiny_model), device="cpu")
+    return Options(model=str(tiny_model), region_model="none", device="cpu")
+
+
+def models(options) -> list[str]:
+    """Its models as arguments of the command."""
+    return ["--model", options.model, "--region-model", options.region_model]
 
 
 def write_dataset(root: Path, phantom) -> Path:
@@ -97,7 +102,18 @@ def test_a_folder_with_a_bad_case(finished):
 
 
 def test_the_command(dataset, options, tmp_path, capsys):
-    words = ["batch", str(dataset), "--out", str(tmp_path / "out"), "--model", options.model, "--progress", "json"]
+    words = [
+        "batch",
+        str(dataset),
+        "--out",
+        str(tmp_path / "out"),
+        "--model",
+        options.model,
+        "--region-model",
+        "none",
+        "--progress",
+        "json",
+    ]
     assert main(words) == 3
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines[-1]["result"] == str(tmp_path / "out" / "summary.csv")
@@ -162,7 +178,18 @@ def test_a_bug_in_one_case_is_told_and_the_rest_goes_on(dataset, options, tmp_pa
         return original(image, *rest)
 
     monkeypatch.setattr(batch, "analyse_files", faulty)
-    words = ["batch", str(dataset), "--out", str(tmp_path / "out"), "--model", options.model, "--progress", "none"]
+    words = [
+        "batch",
+        str(dataset),
+        "--out",
+        str(tmp_path / "out"),
+        "--model",
+        options.model,
+        "--region-model",
+        "none",
+        "--progress",
+        "none",
+    ]
     assert main(words) == 1
     rows = table(tmp_path / "out")
     assert [row["status"] for row in rows.values()] == ["failed", "done", "refused"]
@@ -258,7 +285,18 @@ def test_a_worker_that_dies_takes_only_its_case_along(dataset, options, tmp_path
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to see the workers")
 def test_workers_end_with_their_parent(dataset, options, tmp_path):
-    words = ["-m", "U2ADLib", "batch", str(dataset), "--out", str(tmp_path / "out"), "--model", options.model]
+    words = [
+        "-m",
+        "U2ADLib",
+        "batch",
+        str(dataset),
+        "--out",
+        str(tmp_path / "out"),
+        "--model",
+        options.model,
+        "--region-model",
+        "none",
+    ]
     process = subprocess.Popen(
         [sys.executable, *words, "--workers", "2", "--k", "3000", "--progress", "none"],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -273,7 +311,7 @@ def test_workers_end_with_their_parent(dataset, options, tmp_path):
 
 def test_dask_is_optional(dataset, options, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    words = ["batch", str(dataset), "--out", str(tmp_path / "out"), "--model", options.model, "--dask", "tcp://x:1"]
+    words = ["batch", str(dataset), "--out", str(tmp_path / "out"), *models(options), "--dask", "tcp://x:1"]
     assert main(words) == 4
     assert "pip install u2ad[dask]" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

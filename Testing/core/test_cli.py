@@ -72,7 +72,7 @@ def test_every_analysis_option_reaches_the_analysis():
 
     given = {
         "series": "1.2.3", "cord_convention": "sct", "disc_convention": "spineps", "shift_levels": -1, "slices": "3",
-        "model": "mine", "device": "cuda:1", "k": 4, "scheme": "random", "seed": 7,
+        "model": "mine", "device": "cuda:1", "k": 4, "scheme": "random", "seed": 7, "region_model": "other",
     }  # fmt: skip
     words = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
     parsed = cli.build_parser().parse_args(["analyse", "image", "--out", "out", *words])
@@ -112,8 +112,8 @@ def test_usage_errors_of_the_parser(arguments, message, capsys):
         ({"--slices": "some"}, 2, "'all', 'middle' or a positive number"),
         ({"--k": "1"}, 2, "k must be at least 2"),
         ({"--device": "abacus"}, 2, "Unknown device 'abacus'"),
-        ({"--discs": None, "--shift-levels": "1"}, 2, "Levels can only be shifted"),
-        ({"--cord": None}, 3, "No cord mask was given"),
+        ({"--discs": None, "--region-model": "none", "--shift-levels": "1"}, 2, "Levels can only be shifted"),
+        ({"--cord": None, "--region-model": "none"}, 3, "No cord mask was given"),
         ({"--cord": "none.nii.gz"}, 3, "none.nii.gz"),
         ({"--disc-convention": "spineps"}, 3, "not in the convention of SPINEPS"),
         ({"--model": "unheard-of"}, 4, "There is no model 'unheard-of'"),
@@ -289,7 +289,7 @@ def test_models_commands(tmp_path, tiny_model, monkeypatch, capsys):
     capsys.readouterr()
     assert main(["models", "list"]) == 0
     assert [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("first")] == [
-        ["first", "yours"]
+        ["first", "analysis", "yours"]
     ]
     assert main(["models", "show", "first"]) == 0
     assert json.loads(capsys.readouterr().out)["name"] == "first"

@@ -11,9 +11,9 @@ from U2ADLib.errors import U2ADError, UsageError
 from U2ADLib.files import staged
 from U2ADLib.io import read_volume, write_volume
 from U2ADLib.pictures.canvas import VERMILION
-from U2ADLib.pictures.truth import draw_truth
+from U2ADLib.pictures.labelled import draw_labelled
 from U2ADLib.roi.labels import read_discs
-from U2ADLib.simulation.labelled import labelled_phantom, planted
+from U2ADLib.simulation.labelled import planted
 from U2ADLib.simulation.phantom import Lesion
 from U2ADLib.simulation.plant import LESION_KINDS, plant_in_slices
 
@@ -142,11 +142,11 @@ def test_what_cannot_be_planted(neck, tmp_path, capsys, options, code, message):
 
 
 def test_the_picture_shows_the_lesion(phantom):
-    picture = draw_truth(labelled_phantom(phantom))
+    picture = draw_labelled(phantom.volume, phantom.cord, phantom.discs, phantom.lesions)
     outline = (picture == VERMILION).all(-1)
     assert outline.sum() > 20
-    none = planted(phantom.volume, phantom.cord.array > 0, lesions=())
-    assert not (draw_truth(none) == VERMILION).all(-1).any()
+    without = draw_labelled(phantom.volume, phantom.cord, phantom.discs)
+    assert not (without == VERMILION).all(-1).any()
 
 
 def test_a_lesion_of_another_segment_needs_its_disc(phantom):

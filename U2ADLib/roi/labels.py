@@ -253,6 +253,14 @@ def read_discs(labels: Volume, convention: str = "auto", shift: int = 0, cord: V
     return Discs(points, found, tuple(notes))
 
 
+def renumbered(discs: Discs, shift: int) -> Discs:
+    """Every disc taken for the one `shift` levels farther down; what leaves C2/3 … C7/T1 is dropped."""
+    if not shift:
+        return discs
+    points = {n + shift: point for n, point in discs.points.items() if n + shift in DISC_NAMES}
+    return Discs(points, discs.convention, (*discs.notes, f"Levels renumbered by {shift:+d}, as asked."))
+
+
 def disc_labels(volume: Volume, points: dict[int, np.ndarray]) -> np.ndarray:
     """Single voxels with the discs' numbers on a volume's grid, (I, J, K) uint8; points outside it are left out.
 

@@ -24,7 +24,7 @@ from ..config import SEGMENT_NAMES
 from ..errors import InputError
 from ..files import staged, write_json
 from ..io import write_volume
-from ..pictures.truth import truth_picture
+from ..pictures.labelled import labelled_picture
 from ..roi.labels import Discs, disc_labels
 from ..volume import Volume
 from .phantom import Lesion, Phantom
@@ -107,5 +107,5 @@ def write_labelled(made: LabelledVolume, folder: Path, name: str, overwrite: boo
         for file, label in labels.items():
             write_volume(place / file, label)
         write_json(place / f"{image}.json", {"made_by": f"U2AD {__version__}", **made.description})
-        truth_picture(place / f"{image}.png", made)
+        labelled_picture(place / f"{image}.png", made.volume, made.cord, made.discs, made.lesions)
     return [Path(folder) / file for file in names]

@@ -100,6 +100,8 @@ class PhantomConfig:
     skin_mm: float = 56.0  # from the canal to the skin behind
     bulges: tuple[Bulge, ...] = ()
     lesions: tuple[Lesion, ...] = ()
+    fused: tuple[str, ...] = ()  # segments whose two vertebrae have grown together: marrow instead of a disc
+    worn: tuple[str, ...] = ()  # segments whose disc is thin and dark
     # signals
     csf: float = 2.3
     body: float = 0.9
@@ -138,15 +140,18 @@ class Phantom:
 def random_config(kind: str, rng: np.random.Generator) -> PhantomConfig:
     """A random neck without lesions, and a random scan of it.
 
-    :param kind: "space" (3D, 1 mm isotropic, CSF 3.7–5.4 × cord) or "clinical" (2D TSE, slices 3.3–5 mm apart).
+    :param kind: "space" (3D, 1 mm isotropic, CSF 3.7–5.4 × cord), "clinical" (2D TSE, slices 3.3–5 mm apart), or
+        "varied": pixels of 1 mm, and far more anatomy and contrast than any scanner shows, to learn regions from.
     """
-    if kind not in ("space", "clinical"):
-        raise UsageError(f"A phantom is of kind 'space' or 'clinical', not {kind!r}.")
+    if kind not in ("space", "clinical", "varied"):
+        raise UsageError(f"A phantom is of kind 'space', 'clinical' or 'varied', not {kind!r}.")
 
     def between(low, high):
         return round(float(rng.uniform(low, high)), 3)
 
     thorax, lordosis = between(10, 38), between(-14, 22)
+    if kind == "varied":
+        thorax, lordosis = between(5, 45), between(-34, 34)
     curve = np.array((12, 9, 2, 0, 0, 0.2 * thorax, 0.75 * thorax, thorax, thorax)) + between(-6, 10)
     curve = curve + lordosis * np.array((0.3, 0.3, -0.1, -0.5, -0.35, 0.2, 0.5, 0.5, 0.4)) + rng.uniform(-4, 4, 9)
     if kind == "space":
@@ -166,6 +171,24 @@ def random_config(kind: str, rng: np.random.Generator) -> PhantomConfig:
             "noise": between(0.02, 0.1),
         }
         bulging, deepest = 0.2, 1.2
+    elif kind == "varied":
+        rows, columns = (round(mm / 16) * 16 for mm in (rng.uniform(160, 320), rng.uniform(160, 272)))
+        camera = {
+            "spacing_mm": (between(2.0, 5.0), 1.0, 1.0),
+            "thickness_mm": between(1.0, 4.5),
+            "shape": (5, rows, columns),
+            "axes": "LIP",
+            "csf": between(1.3, 5.5),
+            "body": between(0.3, 1.6),
+            "disc": between(0.15, 1.6),
+            "fat": between(1.0, 4.5),
+            "muscle": between(0.2, 0.9),
+            "flow_void": between(0.05, 0.7),
+            "coil_mm": between(40, 200),
+            "acquired_mm": between(0.8, 1.8),
+            "noise": between(0.01, 0.12),
+        }
+        bulging, deepest = 0.45, 4.5
     else:
         pixel, gap = between(0.4, 0.8), between(3.3, 5.0)
         size = int(np.clip(round(rng.uniform(190, 250) / pixel / 16) * 16, 256, 384))
@@ -186,7 +209,7 @@ def random_config(kind: str, rng: np.random.Generator) -> PhantomConfig:
         }
         bulging, deepest = 0.35, 2.2
     bulges = (Bulge(name, between(0.3, deepest)) for name in SEGMENT_NAMES.values() if rng.random() < bulging)
-    return PhantomConfig(
+    config = PhantomConfig(
         **camera,
         rotation_deg=(between(-6, 6), between(-6, 6), between(-6, 6)),
         centre_s_mm=between(35, 60),
@@ -207,6 +230,29 @@ def random_config(kind: str, rng: np.random.Generator) -> PhantomConfig:
         drift_phase=between(0, 1),
         apodisation=between(0, 1),
         cord_signal=between(120, 420),
+    )
+    if kind != "varied":
+        return config
+    names = tuple(SEGMENT_NAMES.values())
+    lesions = (
+        Lesion(
+            str(rng.choice(names)), between(0.2, 1.0), between(2, 7), between(3, 30), between(3, 9),
+            (between(-6, 6), between(-2, 2), between(-3, 3)),
+        )
+        for _ in range(rng.integers(0, 3))
+    )  # fmt: skip
+    return replace(
+        config,
+        lesions=tuple(lesions),
+        fused=tuple(name for name in names if rng.random() < 0.06),
+        worn=tuple(name for name in names if rng.random() < 0.2),
+        centre_s_mm=between(10, 95),
+        forward_mm=between(-25, 30),
+        bend_mm=between(-5, 5),
+        level_scale=between(0.8, 1.15),
+        cord_scale=(between(0.75, 1.2), between(0.8, 1.15)),
+        sac_ap_mm=between(9.5, 16.5),
+        drift=between(1.0, 3.0),
     )
 
 
@@ -229,8 +275,9 @@ def simulate_phantom(config: PhantomConfig, seed: int) -> Phantom:
     upright = frame.volume(_measure(image, frame, config, rng))
     grid, change = reorient(upright, config.axes)
 
-    tips = {number: anatomy.disc_tip(number) for number in SEGMENT_NAMES}
-    discs = disc_labels(upright, tips)
+    tips = {number: anatomy.disc_tip(number) for number in list(DISC_S)[1:]}
+    tips = {n: tip for n, tip in tips.items() if disc_labels(upright, {n: tip}).any()}
+    discs = disc_labels(upright, {n: tips[n] for n in SEGMENT_NAMES if n in tips})
 
     def stored(array, dtype):
         return grid.with_array(np.ascontiguousarray(change.apply(array), dtype))
@@ -238,7 +285,7 @@ def simulate_phantom(config: PhantomConfig, seed: int) -> Phantom:
     description = {
         "config": as_dict(config),
         "seed": seed,
-        "disc_tips_ras_mm": {str(n): tip.round(2).tolist() for n, tip in tips.items() if (discs == n).any()},
+        "disc_tips_ras_mm": {str(n): tip.round(2).tolist() for n, tip in tips.items()},
         "lesion_centres_ras_mm": [anatomy.lesion_centre(lesion).round(2).tolist() for lesion in config.lesions],
     }
     return Phantom(
@@ -350,6 +397,12 @@ class _Anatomy:
         self.disc_signal = (config.disc * np.exp(rng.normal(0, 0.25, levels))).astype(np.float32)
         self.body_depth = rng.uniform(0.95, 1.05, levels).astype(np.float32)
         self.disc_height = rng.uniform(0.85, 1.12, levels).astype(np.float32)
+        numbers = list(DISC_S)
+        for name in config.worn:
+            at = numbers.index(_number(name))
+            self.disc_height[at] *= 0.55
+            self.disc_signal[at] = min(0.2 * config.disc, 0.2)
+        self.fused = np.array([n in [_number(name) for name in config.fused] for n in numbers])
         self.spur = np.clip(rng.normal(0.2, 0.7, levels), 0, 2.2).astype(np.float32)  # of the front edges (mm)
         self.process = rng.uniform((0.85, -0.08, 0.8, 0.9, -1.5), (1.12, 0.08, 1.15, 1.2, 1.5), (levels, 5))
         self.textures = {
@@ -403,10 +456,7 @@ class _Anatomy:
 
     def segment_s(self, name):
         """s of the disc in the middle of a segment."""
-        for number, known in SEGMENT_NAMES.items():
-            if name == known:
-                return DISC_S[number] * self.config.level_scale
-        raise UsageError(f"{name!r} is not a segment. The segments are {', '.join(SEGMENT_NAMES.values())}.")
+        return DISC_S[_number(name)] * self.config.level_scale
 
     def disc_tip(self, number):
         """RAS mm of the posterior tip of a disc, at the front border of the sac."""
@@ -564,7 +614,11 @@ class _Anatomy:
         disc = np.maximum(off - half * (1.05 - 0.3 * rim), np.maximum(-wall - 0.6, wall - depth + 0.4))
         core = np.clip(1.1 - ((wall / depth - 0.47) / 0.42) ** 2, 0, 1) * np.clip(1 - (off / half) ** 2, 0, 1)
         signal = self.disc_signal[nearest] * (0.4 + 0.85 * core) * (1 + 0.15 * marrow)
-        _paint(image, signal, self._soft(np.maximum(disc, side - 12)) * (nearest > 0))
+        _paint(image, signal, self._soft(np.maximum(disc, side - 12)) * (nearest > 0) * ~self.fused[nearest])
+        if self.fused.any():
+            bridge = np.maximum(off - pitch * (1 - _BODY_HEIGHT), np.maximum(1 - wall, wall - depth + 1.5))
+            bone = self._soft(np.maximum(bridge, side - 12)) * self.fused[nearest]
+            _paint(image, self.body_signal[upper] * (1 + 0.13 * marrow), bone)
         self._paint_atlas(image, s, d + 0.4 * bumps[1], x, marrow)
         self._paint_arches(image, s, d + 0.9 * bumps[1], x, marrow)
 
@@ -709,6 +763,14 @@ def _measure(image, frame, config, rng):
     real, imaginary = (idctn(dctn(v, axes=(1, 2)) * window, axes=(1, 2)) for v in (image + noise[0], noise[1]))
     image = np.hypot(real, imaginary)
     return np.clip(np.round(image * config.cord_signal), 0, 32767).astype(np.int16)
+
+
+def _number(name):
+    """The disc's number of a segment."""
+    for number, known in SEGMENT_NAMES.items():
+        if name == known:
+            return number
+    raise UsageError(f"{name!r} is not a segment. The segments are {', '.join(SEGMENT_NAMES.values())}.")
 
 
 def _paint(image, value, share):

@@ -1,0 +1,152 @@
+"""How well cord and discs are found: people with masks and labels, and phantoms of seeds that trained nothing.
+
+`python -m U2ADLib.evaluation.regions [FOLDER] [--people P …] [--phantoms N]` prints a line a case and a summary. The
+cord is compared between C2/3 and C7/T1 (the horizontal planes through the discs' tips). `--pictures DIR` draws all.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from scipy.ndimage import binary_erosion, distance_transform_edt
+
+from ..errors import InputError
+from ..package import load_region_model
+from ..roi.locate import Located, locate
+from ..volume import Volume
+
+EVALUATION_SEEDS = 6_000_000  # apart from those that trained or were watched
+NAMED_MM = 8.0  # a tip so near to the true one of its name, along the neck, is named right: levels are 15 mm apart
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A volume and what is true of it; cord (I, J, K) bool or None, tips: number → RAS mm of C2/3 … C7/T1."""
+
+    name: str
+    volume: Volume
+    cord: np.ndarray | None
+    tips: dict[int, np.ndarray]
+
+
+def compare(found: Located, truth: Truth) -> dict[str, float]:
+    """Figures of one case: dice, surface_mm (mean distance of the surfaces), named (share of the discs in view that are
+    found and named right), tip_mm (median distance of those), doubts (their number)."""
+    row = {"dice": np.nan, "surface_mm": np.nan}
+    if truth.cord is not None:
+        z = [point[2] for point in truth.tips.values()]
+        heights = truth.volume.to_ras(np.argwhere(truth.cord | found.cord))
+        kept = np.zeros(truth.cord.shape, bool)
+        kept[truth.cord | found.cord] = (heights[:, 2] > min(z)) & (heights[:, 2] < max(z))
+        a, b = truth.cord & kept, found.cord & kept
+        row["dice"] = 2 * np.count_nonzero(a & b) / max(np.count_nonzero(a) + np.count_nonzero(b), 1)
+        row["surface_mm"] = surface_distance(truth.cord, found.cord, kept, truth.volume.spacing)
+    away = {n: found.discs.points[n] - tip for n, tip in truth.tips.items() if n in found.discs.points}
+    right = [n for n, way in away.items() if np.linalg.norm(way[1:]) < NAMED_MM]
+    row["named"] = len(right) / len(truth.tips)
+    # The slice of a tip is that of the cord's middle by definition: compared is what is seen in the sagittal plane.
+    row["tip_mm"] = float(np.median([np.linalg.norm(away[n][1:]) for n in right])) if right else np.nan
+    row["doubts"] = len(found.doubts)
+    return row
+
+
+def surface_distance(a: np.ndarray, b: np.ndarray, kept: np.ndarray, spacing) -> float:
+    """Mean distance in mm from each surface to the other, of surface voxels in `kept`."""
+    if not (a & kept).any() or not (b & kept).any():
+        return np.inf
+    surfaces = [mask & ~binary_erosion(mask) for mask in (a, b)]
+    distances = [distance_transform_edt(~surface, sampling=spacing) for surface in surfaces]
+    return float(np.mean(np.concatenate([distances[1][surfaces[0] & kept], distances[0][surfaces[1] & kept]])))
+
+
+def phantom_truths(count: int, kind: str = "clinical") -> Iterator[Truth]:
+    """Phantoms of unseen seeds."""
+    from ..simulation.phantom import phantom_config, simulate_phantom
+
+    for seed in range(EVALUATION_SEEDS, EVALUATION_SEEDS + count):
+        phantom = simulate_phantom(phantom_config(kind, seed), seed)
+        tips = {int(n): np.array(tip) for n, tip in phantom.description["disc_tips_ras_mm"].items()}
+        tips = {n: tip for n, tip in tips.items() if 3 <= n <= 8}
+        if tips:
+            yield Truth(f"{kind}-{seed}", phantom.volume, phantom.cord.array > 0, tips)
+
+
+def people_truths(folder: Path, people=()) -> Iterator[Truth]:
+    """Images of a folder with disc labels, with or without a cord mask."""
+    from ..dataset import find_cases
+    from ..io import read_volume
+    from ..roi.labels import read_cord, read_discs
+
+    for case in find_cases(folder):
+        if case.discs is not None and (not people or case.person in people):
+            volume = read_volume(case.image)
+            cord = None if case.cord is None else read_cord(volume, read_volume(case.cord)).array
+            yield Truth(case.person, volume, cord, read_discs(read_volume(case.discs)).points)
+
+
+def main(arguments=None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--people", nargs="+", default=())
+    parser.add_argument("--phantoms", type=int, default=0)
+    parser.add_argument("--kind", default="clinical", choices=("clinical", "space", "varied"))
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--pictures", type=Path)
+    options = parser.parse_args(arguments)
+    model = load_region_model(options.model)
+    groups = []
+    if options.folder:
+        groups.append(("people", people_truths(options.folder, options.people)))
+    if options.phantoms:
+        groups.append((f"{options.kind} phantoms", phantom_truths(options.phantoms, options.kind)))
+    print("| case | Dice | surface mm | named right | tip mm | doubts | s |\n|---|---|---|---|---|---|---|")
+    for name, truths in groups:
+        rows = []
+        for truth in truths:
+            started = perf_counter()
+            try:
+                found = locate(truth.volume, model=model, device="cpu")
+                row = compare(found, truth)
+            except InputError as error:
+                print(f"| {truth.name} | refused: {error} | | | | | |", flush=True)
+                rows.append({"dice": 0.0, "surface_mm": np.inf, "named": 0.0, "tip_mm": np.nan, "doubts": 1})
+                continue
+            seconds = perf_counter() - started
+            rows.append(row)
+            print(
+                f"| {truth.name} | {row['dice']:.3f} | {row['surface_mm']:.2f} | {row['named']:.2f} | "
+                f"{row['tip_mm']:.2f} | {row['doubts']} | {seconds:.1f} |",
+                flush=True,
+            )
+            if options.pictures:
+                _draw(options.pictures / f"{truth.name}.png", truth.volume, found)
+        if rows:
+            print(_summary(name, rows))
+
+
+def _summary(name, rows):
+    column = {key: np.array([row[key] for row in rows]) for key in rows[0]}
+    good = (column["named"] == 1) & ~(column["dice"] <= 0.9)
+    flagged = np.mean(column["doubts"][~good] > 0) if (~good).any() else np.nan
+    return (
+        f"| **{name}, {len(rows)}** | {np.nanmean(column['dice']):.3f} | {np.nanmedian(column['surface_mm']):.2f} | "
+        f"all levels: {np.mean(column['named'] == 1):.2f} | {np.nanmedian(column['tip_mm']):.2f} | all levels and Dice "
+        f"over 0.9: {good.mean():.2f}; of the rest doubted: {flagged:.2f} | |"
+    )
+
+
+def _draw(path, volume, found):
+    from ..pictures.labelled import labelled_picture
+    from ..roi.labels import disc_labels
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cord = volume.with_array(found.cord.astype(np.uint8))
+    labelled_picture(path, volume, cord, volume.with_array(disc_labels(volume, found.discs.points)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""Training of the region model: where the cord is and which disc is which, on scanners it never saw.
+
+Real slices with masks and disc labels, and as many simulated ones, both with randomised contrast. Resumable at any
+moment and reproducible from its seed, as `pretrain.py`.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..errors import ModelError
+from ..pictures.charts import line_chart
+from ..progress import Progress, no_progress
+from ..roi.network import DISC_NUMBERS, LEVELS, MIDDLE_LEVEL, RegionArchitecture, RegionNet
+from .checkpoint import load_state, optimiser_tensors, restore_optimiser, save_state
+from .region_data import Batch, RegionSlices, draw_batch
+
+PARTS = ("loss", "cord", "canal", "heat", "level")
+SEARCH_PX = 6  # held-out discs: how far from its tip a disc's heat is looked for
+
+
+@dataclass(frozen=True)
+class RegionTrainConfig:
+    """Settings of the training."""
+
+    steps: int = 3000
+    batch: int = 8
+    learning_rate: float = 2e-3  # falls to zero along half a cosine, after a linear warm-up
+    warmup_steps: int = 50
+    weight_decay: float = 1e-4
+    real_share: float = 0.5  # of the slices drawn
+    heat_weight: float = 60.0  # a pixel at a disc's tip counts so many times one far from any
+    steps_per_epoch: int = 50  # state is saved, and held-out slices are looked at, so often
+    seed: int = 0
+
+
+def train_region(
+    train: RegionSlices,
+    validation: RegionSlices | None,
+    folder: Path,
+    architecture: RegionArchitecture | None = None,
+    config: RegionTrainConfig | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    progress: Progress = no_progress,
+    say: Callable[[str], None] = lambda message: None,
+) -> tuple[RegionNet, list[dict]]:
+    """Train a RegionNet, or go on where `folder` says it stopped. The last weights are taken.
+
+    :param validation: slices of other people and phantoms, only watched.
+    :returns: the network, in evaluation mode on the CPU, and the curves (one dict an epoch).
+    :raises ModelError: the folder holds the state of another training.
+    """
+    config, device = config or RegionTrainConfig(), torch.device(device)
+    network = RegionNet(architecture).initialise(torch.Generator().manual_seed(config.seed)).to(device)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    recipe = {
+        "architecture": asdict(network.architecture) | {"widths": list(network.architecture.widths)},
+        "config": asdict(config),
+        "data": [len(train), sha256(train.images.tobytes()).hexdigest()],
+    }
+    curves, first = [], 0
+    if stored := load_state(folder):
+        tensors, record = stored
+        if record["recipe"] != recipe:
+            raise ModelError(
+                f"{folder} holds the state of a training with other data or settings: choose another --out folder, "
+                "or delete it to start again."
+            )
+        network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
+        restore_optimiser(network, optimiser, tensors)
+        curves, first = record["curves"], record["epoch"]
+        say(f"Resuming after step {first * config.steps_per_epoch} of {config.steps}.")
+    weights = _weights(train, config.real_share)
+    epochs = -(-config.steps // config.steps_per_epoch)
+    for epoch in range(first, epochs):
+        rng = np.random.default_rng([config.seed, epoch])
+        sums = torch.zeros(5, device=device)
+        network.train()
+        for step in range(epoch * config.steps_per_epoch, (epoch + 1) * config.steps_per_epoch):
+            progress("Training", step, epochs * config.steps_per_epoch)
+            for group in optimiser.param_groups:
+                group["lr"] = _learning_rate(config, step)
+            batch = draw_batch(train, rng.choice(len(train), config.batch, p=weights), rng)
+            losses = region_loss(network, _to(batch, device), config.heat_weight)
+            optimiser.zero_grad(set_to_none=True)
+            losses[0].backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimiser.step()
+            sums += torch.stack(losses).detach()
+        values = dict(zip(PARTS, (sums / config.steps_per_epoch).tolist(), strict=True))
+        curves.append({"epoch": epoch + 1, "rate": group["lr"], **values})
+        if validation is not None:
+            curves[-1] |= validate_region(network, validation, device)
+        tensors = {f"network.{k}": v for k, v in network.state_dict().items()} | optimiser_tensors(network, optimiser)
+        save_state(folder, tensors, {"epoch": epoch + 1, "curves": curves, "recipe": recipe})
+        _draw_curves(folder, curves)
+    progress("Training", epochs * config.steps_per_epoch, epochs * config.steps_per_epoch)
+    return network.cpu().eval(), curves
+
+
+def region_loss(network: RegionNet, batch: Batch, heat_weight: float) -> list[torch.Tensor]:
+    """[total, cord, canal, heat, level]: cross-entropy and soft Dice of the masks, weighted cross-entropy of the discs'
+    heat, distance of the level (L1, quadratic below half a level). What is not known does not count.
+    """
+    found = network(batch.images[:, None])
+    masks, disc, level = found[:, :2], found[:, 2], MIDDLE_LEVEL + LEVELS * found[:, 3]
+    crossed = F.binary_cross_entropy_with_logits(masks, batch.masks, reduction="none") * batch.masks_known
+    known = batch.masks_known.sum((0, 2, 3)).clamp(min=1)
+    likely = masks.sigmoid() * batch.masks_known
+    truth = batch.masks * batch.masks_known
+    dice = 1 - (2 * (likely * truth).sum((0, 2, 3)) + 1) / (likely.sum((0, 2, 3)) + truth.sum((0, 2, 3)) + 1)
+    cord, canal = 5 * crossed.sum((0, 2, 3)) / known + dice
+    weight = batch.heat_known * (1 + heat_weight * batch.heat)
+    entropy = F.binary_cross_entropy_with_logits(disc, batch.heat, reduction="none")
+    # Less the entropy of the target itself, so that a perfect map costs nothing.
+    floor = F.binary_cross_entropy(batch.heat, batch.heat, reduction="none")
+    heat = 10 * ((entropy - floor) * weight).sum() / weight.sum().clamp(min=1)
+    error = F.smooth_l1_loss(level, batch.level, reduction="none", beta=0.5) * batch.level_known
+    levels = error.sum() / batch.level_known.sum().clamp(min=1)
+    return [cord + 0.5 * canal + heat + levels, cord, canal, heat, levels]
+
+
+@torch.inference_mode()
+def validate_region(network: RegionNet, data: RegionSlices, device) -> dict[str, float]:
+    """On slices as they are: Dice of the cord; share of discs that are seen (heat over 0.3 within 6 mm of the tip),
+    their median distance (mm), and the share that is named right (by the level at the tip, to the nearest number).
+    """
+    network.eval()
+    dice, seen, away, named = [], [], [], []
+    for start in range(0, len(data), 8):
+        batch = draw_batch(data, np.arange(start, min(start + 8, len(data))), np.random.default_rng(0), change=False)
+        found = network(batch.images[:, None].to(device)).cpu()
+        masks = (found[:, 0] > 0, batch.masks[:, 0] > 0, batch.masks_known[:, 0] > 0)
+        for cord, truth, known in zip(*masks, strict=True):
+            if (truth & known).any():
+                both, sizes = (cord & truth & known).sum(), (cord & known).sum() + (truth & known).sum()
+                dice.append(float(2 * both / sizes))
+        level = MIDDLE_LEVEL + LEVELS * found[:, 3]
+        for heat, levels, tips in zip(found[:, 2].sigmoid(), level, batch.tips, strict=True):
+            for number, (row, column) in zip(DISC_NUMBERS, tips.tolist(), strict=True):
+                if not (SEARCH_PX < row < heat.shape[0] - SEARCH_PX and SEARCH_PX < column < heat.shape[1] - SEARCH_PX):
+                    continue
+                r, c = round(row), round(column)
+                part = heat[r - SEARCH_PX : r + SEARCH_PX + 1, c - SEARCH_PX : c + SEARCH_PX + 1]
+                at = np.unravel_index(int(part.argmax()), part.shape)
+                seen.append(float(part.max()) > 0.3)
+                away.append(np.hypot(r - SEARCH_PX + at[0] - row, c - SEARCH_PX + at[1] - column))
+                named.append(abs(float(levels[r, c]) - number) < 0.5)
+    return {
+        "held_out_dice": float(np.mean(dice)) if dice else float("nan"),
+        "held_out_discs_seen": float(np.mean(seen)),
+        "held_out_disc_mm": float(np.median(away)),
+        "held_out_discs_named": float(np.mean(named)),
+    }
+
+
+def _learning_rate(config, step):
+    warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
+    return config.learning_rate * warm * 0.5 * (1 + np.cos(np.pi * min(step / config.steps, 1)))
+
+
+def _weights(data, real_share):
+    """Probability of each slice: real and simulated ones get their share, every person of a kind equally much."""
+    weights = np.zeros(len(data))
+    both = data.phantom.any() and not data.phantom.all()
+    for kind, share in ((~data.phantom, real_share if both else 1.0), (data.phantom, 1 - real_share if both else 1.0)):
+        if kind.any():
+            people, inverse, counts = np.unique(data.people[kind], return_inverse=True, return_counts=True)
+            weights[kind] = share / len(people) / counts[inverse]
+    return weights / weights.sum()
+
+
+def _to(batch, device):
+    return Batch(*(getattr(batch, f).to(device) for f in Batch.__dataclass_fields__))
+
+
+def _draw_curves(folder, curves):
+    def line(name):
+        found = [c for c in curves if name in c]
+        return [c["epoch"] for c in found], [c[name] for c in found]
+
+    panels = [
+        {"title": "Loss", "log": True, "lines": {name: line(name) for name in PARTS}},
+        {"title": "Held-out slices: Dice of the cord", "lines": {"Dice": line("held_out_dice")}},
+        {
+            "title": "Held-out slices: share of discs",
+            "lines": {"seen": line("held_out_discs_seen"), "named right": line("held_out_discs_named")},
+        },
+    ]
+    line_chart(folder / "curves.png", panels, x_label="epoch")

@@ -1,0 +1,84 @@
+"""From a folder of images to a region model: what `u2ad train-region` does."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from ..dataset import find_cases
+from ..device import choose_device, describe
+from ..errors import InputError
+from ..package import save_model
+from ..progress import Progress, no_progress
+from ..roi.network import RegionArchitecture
+from .region import RegionTrainConfig, train_region
+from .region_data import REGION_SEEDS, join, region_phantoms, slices_of_cases
+
+CLINICAL_OFFSET = 50_000  # between the seeds of the varied phantoms and those of the clinical ones
+WATCHED_SEEDS = 5_000_000  # phantoms that are only watched
+VARIED_WATCHED, CLINICAL_WATCHED = 12, 8
+
+
+def train_region_from_folder(
+    data: Path,
+    out: Path,
+    *,
+    held_out: Sequence[str] = (),
+    phantoms: int = 500,
+    architecture: RegionArchitecture | None = None,
+    config: RegionTrainConfig | None = None,
+    device: str = "auto",
+    progress: Progress = no_progress,
+    say: Callable[[str], None] = lambda message: None,
+) -> Path:
+    """Train on the images of a folder that have a cord mask, disc labels or both, and write the package `out`.
+
+    A run that was stopped goes on when it is started again with the same arguments; its state is in `out/training`.
+
+    :param held_out: people who are only watched.
+    :param phantoms: simulated necks of the kind "varied", and a third as many of the kind "clinical".
+    :raises InputError: nothing to learn from, or nobody of a name.
+    """
+    config = config or RegionTrainConfig()
+    data, out = Path(data), Path(out)
+    target = choose_device(device)
+    cases = [case for case in find_cases(data) if case.cord is not None or case.discs is not None]
+    if unknown := set(held_out) - {case.person for case in cases}:
+        raise InputError(f"{data} has no labelled image of {', '.join(sorted(unknown))}.")
+    kept = [case for case in cases if case.person not in held_out]
+    watched = [case for case in cases if case.person in held_out]
+    first = REGION_SEEDS + 100_000 * config.seed
+    varied = range(first, first + phantoms)
+    clinical = range(first + CLINICAL_OFFSET, first + CLINICAL_OFFSET + phantoms // 3)
+    sets = [slices_of_cases(kept, say)] if kept else []
+    for seeds, kind in ((varied, "varied"), (clinical, "clinical")):
+        if len(seeds):
+            sets.append(region_phantoms(seeds, kind, progress))
+    learnt = join(sets)
+    seen = [
+        region_phantoms(range(WATCHED_SEEDS, WATCHED_SEEDS + count), kind, progress)
+        for kind, count in (("varied", VARIED_WATCHED), ("clinical", CLINICAL_WATCHED))
+    ]
+    if watched:
+        seen.append(slices_of_cases(watched, say))
+    people = sorted({case.person for case in kept})
+    say(f"Training on {len(learnt)} slices of {len(people)} people and {phantoms + phantoms // 3} phantoms.")
+    network, curves = train_region(
+        learnt, join(seen), out / "training", architecture, config, device=target, progress=progress, say=say
+    )
+    card = {
+        "kind": "region",
+        "licence": "MIT",
+        "training": {
+            "method": "U-Net with attention on real and simulated slices of randomised contrast",
+            "people": people,
+            "held_out_people": sorted({case.person for case in watched}),
+            "slices": len(learnt),
+            "phantoms": {"varied": len(varied), "clinical": len(clinical)},
+            "phantom_seeds": [varied.start, clinical.start],
+            "recipe": asdict(config),
+            "device": describe(target),
+        },
+        "metrics": {"held_out_slices": {k: v for k, v in curves[-1].items() if k.startswith("held_out_")}},
+    }
+    save_model(out, network, card)
+    return out
