@@ -5,17 +5,17 @@ BIN := $(VENV)/bin
 U2AD := $(BIN)/u2ad
 READY := $(VENV)/.ready
 
-# The bundled phantom, or your own: make demo INPUT=neck.nii.gz CORD=neck_seg.nii.gz DISCS=neck_discs.nii.gz
+# The bundled phantom, or your own: make demo INPUT=neck.nii.gz [CORD=neck_seg.nii.gz] [DISCS=neck_discs.nii.gz]
 SAMPLE := Resources/Sample
 INPUT ?= $(SAMPLE)/sample_T2w.nii.gz
-CORD ?= $(if $(filter $(SAMPLE)/%,$(INPUT)),$(SAMPLE)/sample_T2w_label-SC_seg.nii.gz)
-DISCS ?= $(if $(filter $(SAMPLE)/%,$(INPUT)),$(SAMPLE)/sample_T2w_label-discs_dlabel.nii.gz)
+CORD ?=
+DISCS ?=
 OUT ?= demo-result
 
 .PHONY: demo test bench lint sample model region clean help
 
 help:
-	@echo "make demo    analyse the bundled sample (or INPUT=… CORD=… DISCS=…)"
+	@echo "make demo    analyse the bundled sample (or INPUT=…; CORD=… and DISCS=… where you have them)"
 	@echo "make test    lint and run the tests"
 	@echo "make bench   measure speed, as ratios within one run"
 	@echo "make sample  simulate the bundled sample again (the same bytes)"
@@ -43,7 +43,7 @@ bench: $(READY)
 	$(BIN)/python Testing/bench.py
 
 sample: $(READY)
-	$(U2AD) simulate --seed 7 --name sample --lesion C4-5:0.5:4x12x6 --lesion C6-7:0.35:3x9x6 --bulge C5-6:1.2 \
+	$(U2AD) simulate --seed 7 --name sample --lesion C4-5:0.8:5x14x8 --lesion C6-7:0.8:5x10x8 --bulge C5-6:1.2 \
 	  --out $(SAMPLE) --overwrite
 
 # Trained on two people and phantoms; the epoch is chosen on a third person. The paths are relative to this folder.

@@ -18,6 +18,8 @@ from U2ADLib.config import Architecture, MonteCarloConfig
 from U2ADLib.mae import EdgeMAE
 from U2ADLib.masking import masked_count
 from U2ADLib.montecarlo import monte_carlo
+from U2ADLib.package import load_region_model
+from U2ADLib.roi.locate import region_maps
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "Resources" / "Sample"
@@ -47,8 +49,7 @@ def timed(function) -> float:
 
 def monte_carlo_ratios() -> None:
     cords = np.zeros((SLICES, 256, 256), bool)
-    cords[:, 28:228, 122:134] = True
-    cords[:, 28:128, 122:128] = False  # one patch column wide above, two below: about 50 patches
+    cords[:, 28:228, 122:134] = True  # 52 patches
     images = np.random.default_rng(0).random(cords.shape).astype(np.float32)
     network = EdgeMAE().initialise(torch.Generator().manual_seed(0)).eval()
     patches = int(torch.nn.functional.max_pool2d(torch.from_numpy(cords[:1]).float(), 8).sum())
@@ -83,6 +84,16 @@ def monte_carlo_ratios() -> None:
     )
 
 
+def region_network() -> None:
+    """15 slices of a clinical scan and 52 of a 3D one, as they come to the network that finds the cord."""
+    model = load_region_model()
+    for count, shape in ((15, (224, 224)), (52, (216, 384))):
+        images = np.random.default_rng(0).random((count, *shape)).astype(np.float32)
+        region_maps(model.network, images[:1])
+        seconds = timed(lambda images=images: region_maps(model.network, images))
+        print(f"Finding the cord in {count} slices of {shape[0]} × {shape[1]} mm: {seconds:.1f} s (goals: 1 and 4)")
+
+
 def process(arguments: list[str]) -> tuple[float, float]:
     """Wall-clock seconds and peak memory in GB of one `python -m U2ADLib …`."""
     code = (
@@ -106,16 +117,23 @@ def whole_processes() -> None:
     with tempfile.TemporaryDirectory() as folder:
         image = str(SAMPLE / "sample_T2w.nii.gz")
         labels = ["--cord", str(SAMPLE / "sample_T2w_label-SC_seg.nii.gz")]
-        labels += ["--discs", str(SAMPLE / "sample_T2w_label-discs_dlabel.nii.gz"), "--progress", "none"]
-        runs = [process(["analyse", image, *labels, "--out", f"{folder}/{i}"]) for i in range(3)]
+        labels += ["--discs", str(SAMPLE / "sample_T2w_label-discs_dlabel.nii.gz")]
+        for what, given in (("with labels", labels), ("without labels", [])):
+            words = ["analyse", image, *given, "--progress", "none"]
+            runs = [process([*words, "--out", f"{folder}/{what}-{i}"]) for i in range(3)]
+            report(what, runs)
+    print(f"u2ad --help: {median(process(['--help'])[0] for _ in range(5)):.2f} s (goal: under 0.5)")
+
+
+def report(what: str, runs: list[tuple[float, float]]) -> None:
     print(
-        f"u2ad analyse, 15-slice sample: {median(s for s, _ in runs):.1f} s (goal: under 8), "
+        f"u2ad analyse, 15-slice sample, {what}: {median(s for s, _ in runs):.1f} s (goal: under 8), "
         f"{max(m for _, m in runs):.2f} GB (goal: under 1.5)"
     )
-    print(f"u2ad --help: {median(process(['--help'])[0] for _ in range(5)):.2f} s (goal: under 0.5)")
 
 
 if __name__ == "__main__":
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
     monte_carlo_ratios()
+    region_network()
     whole_processes()

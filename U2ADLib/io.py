@@ -31,6 +31,7 @@ NIFTI = (".nii", ".nii.gz")
 SUFFIXES = (*NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd")
 MOST_VOXELS = 1 << 30
 PLACE_TOLERANCE_MM = 0.1  # between two statements of where a voxel lies
+HALF_TURN_REST = 4e-7  # single precision: less than this cannot be told from 0 in 1 − b² − c² − d²
 SPACING_TOLERANCE = 0.05  # of the distance between slices: more is a missing or an extra one
 ANGLE_TOLERANCE = 1e-3  # between the direction cosines of slices that belong together
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -168,7 +169,7 @@ class _NiftiHeader:
     offset: int
     slope: float
     intercept: float
-    qform: np.ndarray | None  # voxel → RAS mm; None: not set
+    qforms: tuple[np.ndarray, ...]  # voxel → RAS mm; none: not set; two: as precise as its numbers are, either is meant
     sform: np.ndarray | None
 
 
@@ -234,32 +235,35 @@ def _nifti_header(data: bytes, file: str) -> _NiftiHeader:
         offset=int(offset),
         slope=slope if np.isfinite([slope, intercept]).all() else 0.0,
         intercept=intercept,
-        qform=_from_quaternion(field(f"6{real}", 256, 352), pixdim) if qform_code > 0 else None,
+        qforms=_from_quaternion(field(f"6{real}", 256, 352), pixdim) if qform_code > 0 else (),
         sform=np.vstack([rows, (0, 0, 0, 1)]) if sform_code > 0 else None,
     )
 
 
 def _one_geometry(header: _NiftiHeader, name: str, file: str) -> np.ndarray:
     """The affine, if it is certain. :raises InputError: qform and sform disagree, or both are missing."""
-    sform, qform = header.sform, header.qform
-    if sform is None and qform is None:
+    sform = header.sform
+    if sform is None and not header.qforms:
         raise InputError(
             f"{file} does not say where it lies in the patient (neither qform nor sform is set): left and right cannot "
             "be told. Convert it from DICOM again."
         )
     # A volume refuses what is no geometry at all; what would be compared is then finite.
-    grids = [Volume(np.empty((1, 1, 1)), form, name) for form in (sform, qform) if form is not None]
-    if len(grids) == 2:
+    grids = [Volume(np.empty((1, 1, 1)), form, name) for form in header.qforms]
+    if sform is None:
+        return grids[0].affine
+    stated = Volume(np.empty((1, 1, 1)), sform, name)
+    if grids:
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in (*header.shape, 1)[:3]])).reshape(3, -1).T
-        moved = np.linalg.norm(grids[0].to_ras(corners) - grids[1].to_ras(corners), axis=1).max()
-        if moved > PLACE_TOLERANCE_MM:
+        moved = [np.linalg.norm(stated.to_ras(corners) - grid.to_ras(corners), axis=1).max() for grid in grids]
+        if min(moved) > PLACE_TOLERANCE_MM:
             raise InputError(
-                f"The two geometries in the header of {file} disagree by up to {moved:.1f} mm, so programs show it in "
-                f"different places: the sform has {_geometry(grids[0])}, the qform {_geometry(grids[1])}. Find out "
+                f"The two geometries in the header of {file} disagree by up to {min(moved):.1f} mm, so programs show "
+                f"it in different places: the sform has {_geometry(stated)}, the qform {_geometry(grids[0])}. Find out "
                 "which is right and copy it over the other: `fslorient -copysform2qform` or `-copyqform2sform` (FSL), "
                 "`sct_image -set-qform-to-sform` or `-set-sform-to-qform` (SCT)."
             )
-    return grids[0].affine
+    return stated.affine
 
 
 def _geometry(grid: Volume) -> str:
@@ -267,33 +271,55 @@ def _geometry(grid: Volume) -> str:
     return f"axes {grid.axis_codes}, spacing {' × '.join(spacing)} mm, first voxel at ({', '.join(origin)}) mm"
 
 
-def _from_quaternion(values, pixdim) -> np.ndarray:
-    """(b, c, d, offsets) and pixdim → affine, by the formula in nifti1.h."""
-    b, c, d, *offset = values
-    rest = 1 - b * b - c * c - d * d
+def _from_quaternion(values, pixdim) -> tuple[np.ndarray, ...]:
+    """(b, c, d, offsets) and pixdim → affine, by the formula in nifti1.h.
+
+    Of a turn by nearly 180° the remainder a is not known: b, c, d are single precision, and a² is what they lack to 1.
+    It may be a half turn or differ from one by 0.07°, so both are given, the half turn first.
+    """
+    *vector, x, y, z = values
+    length = float(np.dot(vector, vector))
+    rest = 1 - length
     if not (rest > -1e-3 and np.isfinite(pixdim[1:4]).all()):
         raise ValueError("no quaternion")
-    a = math.sqrt(max(0.0, rest))
-    rotation = np.array(
-        [
-            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
-            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
-            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
-        ]
-    )
-    affine = np.eye(4)
-    affine[:3, :3] = rotation * np.abs(pixdim[1:4]) * (1, 1, -1 if pixdim[0] < 0 else 1)
-    affine[:3, 3] = offset
-    return affine
+    quaternions = [(math.sqrt(max(0.0, rest)), *vector)]
+    if rest < HALF_TURN_REST:
+        quaternions.insert(0, (0.0, *(np.array(vector) / math.sqrt(length))))
+    affines = []
+    for a, b, c, d in quaternions:
+        rotation = np.array(
+            [
+                [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+                [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+                [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+            ]
+        )
+        affine = np.eye(4)
+        affine[:3, :3] = rotation * np.abs(pixdim[1:4]) * (1, 1, -1 if pixdim[0] < 0 else 1)
+        affine[:3, 3] = (x, y, z)
+        affines.append(affine)
+    return tuple(affines)
+
+
+def _to_quaternion(rotation: np.ndarray) -> np.ndarray:
+    """(b, c, d) float32 of a rotation. Of a half turn b² + c² + d² is at least 1: no reader shall find a remainder."""
+    from scipy.spatial.transform import Rotation
+
+    *vector, a = Rotation.from_matrix(rotation).as_quat(canonical=True)
+    single = np.array(vector, np.float32)
+    if a * a < HALF_TURN_REST:
+        single = (np.array(vector) / np.linalg.norm(vector)).astype(np.float32)
+        largest = np.abs(single).argmax()
+        while np.dot(single.astype(float), single.astype(float)) < 1:
+            single[largest] = np.nextafter(single[largest], np.float32(2) * np.sign(single[largest]))
+    return single
 
 
 def _write_nifti(path: Path, volume: Volume, compressed: bool) -> None:
     """NIfTI-1 with the affine as sform and, as near as a rotation comes, as qform."""
-    from scipy.spatial.transform import Rotation
-
     array = volume.array
     handed = 1.0 if np.linalg.det(volume.directions) > 0 else -1.0
-    quaternion = Rotation.from_matrix(volume.directions * (1, 1, handed)).as_quat(canonical=True)  # x, y, z, w ≥ 0
+    quaternion = _to_quaternion(volume.directions * (1, 1, handed))
     code = next(code for code, kind in _NIFTI_TYPES.items() if np.dtype(kind) == array.dtype)
     header = bytearray(352)
     for layout, at, values in (
@@ -304,7 +330,7 @@ def _write_nifti(path: Path, volume: Volume, compressed: bool) -> None:
         ("3f", 108, (352, 1, 0)),  # where the voxels begin, slope, intercept
         ("B", 123, (2,)),  # mm
         ("2h", 252, (1, 1)),  # qform and sform are scanner coordinates
-        ("6f", 256, (*quaternion[:3], *volume.affine[:3, 3])),
+        ("6f", 256, (*quaternion, *volume.affine[:3, 3])),
         ("12f", 280, volume.affine[:3].ravel()),
         ("4s", 344, (b"n+1\0",)),
     ):

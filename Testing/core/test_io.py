@@ -3,6 +3,7 @@
 import gzip
 import os
 import struct
+from itertools import permutations, product
 from pathlib import Path
 
 import nibabel
@@ -17,7 +18,7 @@ from scipy.spatial.transform import Rotation
 from U2ADLib import io
 from U2ADLib.errors import InputError
 from U2ADLib.io import list_series, read_volume, write_volume
-from U2ADLib.volume import Volume
+from U2ADLib.volume import Volume, reorient
 
 SHAPE = (5, 6, 7)
 AXES = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
@@ -150,6 +151,34 @@ def test_endings_in_capitals_and_without_compression(tmp_path):
     volume = read_volume(tmp_path / "SCAN.NII.GZ")
     assert volume.name == "SCAN"
     np.testing.assert_array_equal(volume.array, voxels())
+
+
+@pytest.mark.parametrize("codes", ["".join(letters) for letters in product("RL", "AP", "IS")])
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_every_orientation_survives_single_precision(tmp_path, codes, order):
+    """A quaternion of a half turn loses 0.07° to single precision in a careless header: 0.5 mm over a neck."""
+    codes = "".join(codes[k] for k in order)
+    volume, _ = reorient(Volume(np.zeros((390, 4, 5), np.uint8), np.diag([0.7, 0.8, 0.9, 1.0])), codes)
+    write_volume(tmp_path / "a.nii.gz", volume)
+    again = read_volume(tmp_path / "a.nii.gz")
+    image = nibabel.load(tmp_path / "a.nii.gz")
+    itk = sitk.ReadImage(str(tmp_path / "a.nii.gz"))
+    corner = np.array(volume.array.shape) - 1
+    for place in (again.to_ras(corner), image.get_qform() @ [*corner, 1], image.get_sform() @ [*corner, 1]):
+        np.testing.assert_allclose(place[:3], volume.to_ras(corner), atol=1e-3)
+    lps = itk.TransformIndexToPhysicalPoint([int(n) for n in corner])
+    np.testing.assert_allclose(np.array(lps) * (-1, -1, 1), volume.to_ras(corner), atol=1e-3)
+
+
+def test_a_careless_half_turn_is_read_as_what_the_sform_says(tmp_path):
+    """b, c, d rounded down: the remainder a = 3e-4 is no rotation but a rounding error."""
+    affine = np.array([[-1, 0, 0, 90.0], [0, 0, -1, 100], [0, -1, 0, 120], [0, 0, 0, 1]])
+    path = save_nifti(tmp_path / "a.nii", np.zeros((300, 300, 3), np.int16), affine)
+    data = bytearray(path.read_bytes())
+    half = np.nextafter(np.float32(np.sqrt(0.5)), np.float32(0))
+    data[256:268] = np.array([0, half, -half], "<f4").tobytes()
+    path.write_bytes(bytes(data))
+    np.testing.assert_allclose(read_volume(path).affine, affine, atol=1e-6)
 
 
 def test_forms_that_differ_by_less_than_a_tenth_of_a_millimetre_are_one(tmp_path):

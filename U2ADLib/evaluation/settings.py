@@ -25,7 +25,7 @@ from .baselines import BASELINES, signed_residual
 
 SETTINGS_SEEDS = 3_000_000  # apart from those of training and thresholds
 NEAR_MM = 6.0  # a peak so near to the lesion has found it
-SCORES = [ScoreConfig(erosion_px=px, bottom=bottom) for px, bottom in product((0, 1), ("percentile", "of_max"))]
+SCORES = [ScoreConfig(erosion_px=px, bottom=bottom) for px, bottom in product((0, 1, 2), ("percentile", "of_max"))]
 
 
 def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
