@@ -57,6 +57,7 @@ model: $(READY)
 REGION ?= runs/region-first
 region: $(READY)
 	$(U2AD) train-region $(DATA)/errsm --held-out sub-errsm24 --phantoms 500 --steps 1500 --out $(REGION)
+	$(BIN)/python -m U2ADLib.evaluation.regions $(DATA)/errsm --people sub-errsm24 --phantoms 40 --model $(REGION) --into-card
 
 clean:
 	rm -rf $(VENV) demo-result build *.egg-info

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from ..errors import InputError
-from ..package import load_region_model
+from ..package import find_model, load_region_model, read_card, update_card
 from ..roi.locate import Located, locate
 from ..volume import Volume
 
@@ -95,12 +95,14 @@ def main(arguments=None) -> None:
     parser.add_argument("--phantoms", type=int, default=0)
     parser.add_argument("--kind", default="clinical", choices=("clinical", "space", "varied"))
     parser.add_argument("--model", default="default")
-    parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="draw every case")
+    parser.add_argument("--into-card", action="store_true", help="write the figures into the model's card")
     options = parser.parse_args(arguments)
     model = load_region_model(options.model)
-    groups = []
+    groups, figures = [], {}
     if options.folder:
-        groups.append(("people", people_truths(options.folder, options.people)))
+        names = ", ".join(options.people) or "all people"
+        groups.append((names, people_truths(options.folder, options.people)))
     if options.phantoms:
         groups.append((f"{options.kind} phantoms", phantom_truths(options.phantoms, options.kind)))
     print("| case | Dice | surface mm | named right | tip mm | doubts | s |\n|---|---|---|---|---|---|---|")
@@ -125,18 +127,27 @@ def main(arguments=None) -> None:
             if options.pictures:
                 _draw(options.pictures / f"{truth.name}.png", truth.volume, found)
         if rows:
-            print(_summary(name, rows))
+            figures[name] = summary = _summary(rows)
+            print(f"| **{name}** | " + " | ".join(f"{key}: {value}" for key, value in summary.items()) + " |")
+    if options.into_card:
+        folder = find_model(options.model, "region")
+        update_card(folder, metrics=read_card(folder).get("metrics", {}) | figures)
 
 
-def _summary(name, rows):
+def _summary(rows):
+    """JSON-able figures of a group."""
     column = {key: np.array([row[key] for row in rows]) for key in rows[0]}
     good = (column["named"] == 1) & ~(column["dice"] <= 0.9)
-    flagged = np.mean(column["doubts"][~good] > 0) if (~good).any() else np.nan
-    return (
-        f"| **{name}, {len(rows)}** | {np.nanmean(column['dice']):.3f} | {np.nanmedian(column['surface_mm']):.2f} | "
-        f"all levels: {np.mean(column['named'] == 1):.2f} | {np.nanmedian(column['tip_mm']):.2f} | all levels and Dice "
-        f"over 0.9: {good.mean():.2f}; of the rest doubted: {flagged:.2f} | |"
-    )
+    summary = {
+        "cases": len(rows),
+        "mean Dice": np.nanmean(column["dice"]),
+        "median surface distance, mm": np.nanmedian(column["surface_mm"]),
+        "all levels named right": np.mean(column["named"] == 1),
+        "median distance of tips, mm": np.nanmedian(column["tip_mm"]),
+        "all levels right and Dice over 0.9": np.mean(good),
+        "of the others doubted": np.mean(column["doubts"][~good] > 0) if (~good).any() else None,
+    }
+    return {key: value if value is None else round(float(value), 3) for key, value in summary.items()}
 
 
 def _draw(path, volume, found):

@@ -19,7 +19,8 @@ NARROWEST_MM, WIDEST_MM = 3, 16  # a cord from front to back, along an image row
 SHORTEST_PIECE_MM = 3  # a piece that spans fewer rows has no direction
 MOST_PIECES = 50  # only the largest are looked at: bounds the work on a noisy map
 
-HALF_WIDTH_MM = 8.0  # a slice farther to the side of the cord's middle shows none of it
+HALF_WIDTH_MM = 8.0  # a slice farther to the side of the cord's middle shows none of it …
+HALF_WIDTH_PER_DEPTH = 0.8  # … nor one farther than this times its depth: a cord is 1.6 to 1.7 times as wide as deep
 SMOOTH_ROWS = 15.0  # the middle changes its side slowly from head to feet
 
 LONGEST_GAP_MM = 15.0  # a longer gap is not bridged
@@ -136,24 +137,34 @@ def _consensus(mask, spacing):
 
 
 def _near_its_middle(mask, spacing):
-    """Without what lies farther from right to left than a cord is wide: muscle beside the spine can look like cord.
+    """Without what lies farther from right to left than a cord is wide: muscle beside the spine can look like cord, and
+    a slice that touches the cord's side looks as if it showed it.
 
     The middle is first that of the 16 mm of slices that show most, then, twice, that of what lies near it at each row.
+    How wide the cord is follows from its depth in the middle.
     """
-    area = mask.sum(axis=2, dtype=float)  # (slices, rows)
+    area = mask.sum(axis=2, dtype=float)  # (slices, rows): mm from front to back
     place = np.arange(len(mask))
-    reach = HALF_WIDTH_MM / spacing
-    windows = [area[np.abs(place - k) <= reach].sum() for k in place]
+    windows = [area[np.abs(place - k) * spacing <= HALF_WIDTH_MM].sum() for k in place]
     middle = np.full(mask.shape[1], float(np.argmax(windows)))
+    reach = np.full(mask.shape[1], HALF_WIDTH_MM)
+    rows = np.arange(mask.shape[1])
+
+    def along(values, weight):
+        """Smoothed mean of what is known at some rows."""
+        total, known = (ndimage.gaussian_filter1d(v, SMOOTH_ROWS, mode="nearest") for v in (values * weight, weight))
+        seen = known > 1e-3
+        return np.interp(rows, rows[seen], total[seen] / known[seen]) if seen.any() else None
+
     for _ in range(2):
-        near = np.where(np.abs(place[:, None] - middle) <= reach, area, 0)
-        total, moment = (ndimage.gaussian_filter1d(v, SMOOTH_ROWS, mode="nearest") for v in (near.sum(0), place @ near))
-        seen = total > 1e-3
-        if not seen.any():
+        near = np.where(np.abs(place[:, None] - middle) * spacing <= reach, area, 0)
+        total, depth = near.sum(0), np.minimum(near.max(0), WIDEST_MM)
+        found = along(place @ near / np.maximum(total, 1), total)
+        if found is None:
             break
-        rows = np.arange(len(middle))
-        middle = np.interp(rows, rows[seen], moment[seen] / total[seen])
-    return mask & (np.abs(place[:, None] - middle) <= reach)[:, :, None]
+        middle = found
+        reach = np.minimum(HALF_WIDTH_MM, HALF_WIDTH_PER_DEPTH * along(depth, (depth > 0).astype(float)))
+    return mask & (np.abs(place[:, None] - middle) * spacing <= np.maximum(reach, spacing / 2))[:, :, None]
 
 
 def _filled(mask):
