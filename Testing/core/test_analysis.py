@@ -12,7 +12,9 @@ from U2ADLib.analysis import MAPS, analyse
 from U2ADLib.errors import Cancelled, InputError, UsageError
 from U2ADLib.io import read_volume, write_volume
 from U2ADLib.package import load_model
-from U2ADLib.simulation.phantom import PhantomConfig, simulate_phantom
+from U2ADLib.roi.labels import read_discs
+from U2ADLib.simulation.labelled import planted
+from U2ADLib.simulation.phantom import Lesion, PhantomConfig, simulate_phantom
 from U2ADLib.volume import Volume, reorient, resample
 
 ORIENTATIONS = [
@@ -130,6 +132,25 @@ def test_a_bright_lesion_tops_its_segment_with_the_bundled_model(phantom):
     assert anomaly.max() == pytest.approx(result.anomaly.max(), rel=0.02)
     assert result.lesions[0]["segment"] == "C4-5"
     assert result.lesions[0]["length [mm]"] == pytest.approx(14, abs=5)
+
+
+def test_a_lesion_in_a_person_the_model_never_saw(shared_data):
+    """4 × 12 mm at half the contrast at C4-5 of sub-errsm24; the healthy neck has its highest score elsewhere."""
+    anat = shared_data / "errsm" / "sub-errsm24" / "anat" / "sub-errsm24_T2w"
+    volume, cord, labels = (
+        read_volume(f"{anat}{part}.nii.gz") for part in ("", "_label-SC_seg", "_label-discs_dlabel")
+    )
+    discs = read_discs(labels, cord=cord)
+    made = planted(volume, cord.array > 0, discs, lesions=[Lesion("C4-5", 0.5, 4, 12, 4)])
+    healthy, ill = (analyse(v, cord=cord, discs=labels) for v in (volume, made.volume))
+    top, top_ill = (max(a.segments, key=lambda s: s.score) for a in (healthy, ill))
+    assert top.name != "C4-5"
+    assert healthy.flagged == ()
+    assert top_ill.name == "C4-5"
+    assert ill.flagged == ("C4-5",)
+    # Without any label, too.
+    found = analyse(made.volume)
+    assert max(found.segments, key=lambda s: s.score).name == "C4-5"
 
 
 @pytest.mark.parametrize(("degrees", "tolerance"), [(20, 0.1), (-20, 0.1), (30, 0.3), (-30, 0.3)])

@@ -41,6 +41,36 @@ def load_state(folder: Path) -> tuple[dict[str, torch.Tensor], dict] | None:
     return load_file(tensor_file), record
 
 
+def resume(folder: Path, recipe: dict, network, optimiser) -> tuple[dict[str, torch.Tensor], dict] | None:
+    """Put network and (fresh) optimiser where a folder's state left them; its tensors and record, None without one.
+
+    :param recipe: JSON-able; what the training does and with which data, as in the record of `save_state`.
+    :raises ModelError: the state is damaged, or that of a training with another recipe.
+    """
+    stored = load_state(folder)
+    if stored is None:
+        return None
+    tensors, record = stored
+    if record["recipe"] != recipe:
+        raise ModelError(
+            f"{folder} holds the state of a training with other data or settings: choose another --out folder, "
+            "or delete it to start again."
+        )
+    network.load_state_dict(with_prefix(tensors, "network."))
+    restore_optimiser(network, optimiser, tensors)
+    return tensors, record
+
+
+def network_tensors(network, optimiser) -> dict[str, torch.Tensor]:
+    """What `resume` needs."""
+    return {f"network.{k}": v for k, v in network.state_dict().items()} | optimiser_tensors(network, optimiser)
+
+
+def with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin so, without the prefix."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
 def optimiser_tensors(network: torch.nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """Adam's moments by parameter name."""
     tensors = {}

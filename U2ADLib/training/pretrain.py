@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from ..config import Architecture, MonteCarloConfig
-from ..errors import ModelError
 from ..evaluation.reconstruction import reconstruction_quality
 from ..mae import EdgeMAE, patchify
 from ..masking import random_masks, ring, roi_patches
@@ -23,7 +22,7 @@ from ..montecarlo import monte_carlo, network_input
 from ..pictures.charts import line_chart
 from ..progress import Progress, no_progress
 from . import augment
-from .checkpoint import load_state, optimiser_tensors, restore_optimiser, save_state
+from .checkpoint import network_tensors, resume, save_state, with_prefix
 from .data import SliceSet, sampling_weights
 from .loss import reconstruction_loss, sobel
 
@@ -78,16 +77,9 @@ def pretrain(
     curves: list[dict] = []
     best: dict[str, torch.Tensor] = {}
     first_epoch = 0
-    if stored := load_state(folder):
+    if stored := resume(folder, recipe, network, optimiser):
         tensors, record = stored
-        if record["recipe"] != recipe:
-            raise ModelError(
-                f"{folder} holds the state of a training with other data or settings: choose another --out folder, "
-                "or delete it to start again."
-            )
-        network.load_state_dict(_with_prefix(tensors, "network."))
-        restore_optimiser(network, optimiser, tensors)
-        best = _with_prefix(tensors, "best.")
+        best = with_prefix(tensors, "best.")
         curves, first_epoch = record["curves"], record["epoch"]
         say(f"Resuming after epoch {first_epoch} of {config.epochs}.")
 
@@ -124,8 +116,7 @@ def pretrain(
         elif validation is None and last:
             best = _snapshot(network)
         curves.append(line)
-        tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
-        tensors |= {f"best.{k}": v for k, v in best.items()} | optimiser_tensors(network, optimiser)
+        tensors = network_tensors(network, optimiser) | {f"best.{k}": v for k, v in best.items()}
         save_state(folder, tensors, {"epoch": epoch + 1, "curves": curves, "recipe": recipe})
         write_curves(folder, curves)
     progress("Pretraining", total, total)
@@ -171,10 +162,6 @@ def _snapshot(network):
 def _take(patches, positions):
     """Patches (B, G², P²) at positions (B, L)."""
     return patches.gather(1, positions[:, :, None].expand(-1, -1, patches.shape[2]))
-
-
-def _with_prefix(tensors, prefix):
-    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _fingerprint(*sets: SliceSet | None) -> list[dict | None]:

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..errors import ModelError
 from ..pictures.charts import line_chart
 from ..progress import Progress, no_progress
 from ..roi.network import DISC_NUMBERS, LEVELS, MIDDLE_LEVEL, RegionArchitecture, RegionNet
-from .checkpoint import load_state, optimiser_tensors, restore_optimiser, save_state
+from .checkpoint import network_tensors, resume, save_state
 from .region_data import Batch, RegionSlices, draw_batch
 
 PARTS = ("loss", "cord", "canal", "heat", "level")
@@ -62,18 +61,12 @@ def train_region(
     recipe = {
         "architecture": asdict(network.architecture) | {"widths": list(network.architecture.widths)},
         "config": asdict(config),
-        "data": [len(train), sha256(train.images.tobytes()).hexdigest()],
+        # Not the pixels: those of phantoms differ in the last bit with the number of threads that made them.
+        "data": [len(train), sha256("\n".join(train.people).encode()).hexdigest()],
     }
     curves, first = [], 0
-    if stored := load_state(folder):
-        tensors, record = stored
-        if record["recipe"] != recipe:
-            raise ModelError(
-                f"{folder} holds the state of a training with other data or settings: choose another --out folder, "
-                "or delete it to start again."
-            )
-        network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
-        restore_optimiser(network, optimiser, tensors)
+    if stored := resume(folder, recipe, network, optimiser):
+        _, record = stored
         curves, first = record["curves"], record["epoch"]
         say(f"Resuming after step {first * config.steps_per_epoch} of {config.steps}.")
     weights = _weights(train, config.real_share)
@@ -97,8 +90,9 @@ def train_region(
         curves.append({"epoch": epoch + 1, "rate": group["lr"], **values})
         if validation is not None:
             curves[-1] |= validate_region(network, validation, device)
-        tensors = {f"network.{k}": v for k, v in network.state_dict().items()} | optimiser_tensors(network, optimiser)
-        save_state(folder, tensors, {"epoch": epoch + 1, "curves": curves, "recipe": recipe})
+        save_state(
+            folder, network_tensors(network, optimiser), {"epoch": epoch + 1, "curves": curves, "recipe": recipe}
+        )
         _draw_curves(folder, curves)
     progress("Training", epochs * config.steps_per_epoch, epochs * config.steps_per_epoch)
     return network.cpu().eval(), curves
