@@ -124,11 +124,12 @@ def locate(options, console: Console) -> None:
     """`u2ad locate`"""
     with _cancellable(options, console) as progress:
         progress("Reading", 0, 1)
+        from .files import refuse_existing
         from .io import read_volume
-        from .report import check_region_output, region_text, write_region
+        from .report import REGION_FILES, region_text, write_region
         from .roi.source import prepare
 
-        check_region_output(options.out, options.overwrite)
+        refuse_existing(options.out, REGION_FILES, options.overwrite)
         volume = read_volume(options.image, options.series)
         labels = {name: path and read_volume(path) for name, path in (("cord", options.cord), ("discs", options.discs))}
         progress("Reading", 1, 1)

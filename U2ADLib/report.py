@@ -44,7 +44,7 @@ import numpy as np
 from .analysis import MAPS, Analysis
 from .curve import peak
 from .errors import InputError, U2ADError
-from .files import refuse_existing, staged, write_json
+from .files import staged, write_json
 from .io import write_volume
 from .lesions import COLUMNS
 from .pictures.analysis import anocurve_picture, mm_left, overlay_picture, verdict
@@ -130,11 +130,6 @@ def write_results(
         raise
     shutil.rmtree(replaced, ignore_errors=True)
     return [given / name for name in names]
-
-
-def check_region_output(out: Path, overwrite: bool = False) -> None:
-    """Whether `write_region` could write there. :raises InputError: it holds such files, or is a file itself."""
-    refuse_existing(out, REGION_FILES, overwrite)
 
 
 def write_region(volume: Volume, prepared: Prepared, out: Path, overwrite: bool = False) -> None:

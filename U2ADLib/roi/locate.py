@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import binary_dilation
 
 from ..errors import InputError
 from ..package import RegionModel, load_region_model
@@ -138,8 +139,6 @@ def region_maps(network, images: np.ndarray, device="cpu", progress=no_progress,
 
 def _near(inside):
     """(S, H, W) bool: within a pixel of the cord in its slice."""
-    from scipy.ndimage import binary_dilation
-
     return binary_dilation(inside, np.ones((1, 3, 3), bool))
 
 

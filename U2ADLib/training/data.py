@@ -50,7 +50,10 @@ def concatenate(sets: list[SliceSet]) -> SliceSet:
 
 
 def sampling_weights(data: SliceSet, real_share: float) -> np.ndarray:
-    """Probability (N,) of each slice: real and phantom slices get their share, every person of a kind equally much."""
+    """Probability (N,) of each slice: real and phantom slices get their share, every person of a kind equally much.
+
+    data: a set of slices of any kind that has `people` and `phantom`, (N,) each.
+    """
     weights = np.zeros(len(data))
     kinds = [(~data.phantom, real_share), (data.phantom, 1 - real_share)]
     if data.phantom.all() or not data.phantom.any():

@@ -17,6 +17,7 @@ from ..pictures.charts import line_chart
 from ..progress import Progress, no_progress
 from ..roi.network import DISC_NUMBERS, LEVELS, MIDDLE_LEVEL, RegionArchitecture, RegionNet
 from .checkpoint import network_tensors, resume, save_state
+from .data import sampling_weights
 from .region_data import Batch, RegionSlices, draw_batch
 
 PARTS = ("loss", "cord", "canal", "heat", "level")
@@ -69,7 +70,7 @@ def train_region(
         _, record = stored
         curves, first = record["curves"], record["epoch"]
         say(f"Resuming after step {first * config.steps_per_epoch} of {config.steps}.")
-    weights = _weights(train, config.real_share)
+    weights = sampling_weights(train, config.real_share)
     epochs = -(-config.steps // config.steps_per_epoch)
     for epoch in range(first, epochs):
         rng = np.random.default_rng([config.seed, epoch])
@@ -157,17 +158,6 @@ def validate_region(network: RegionNet, data: RegionSlices, device) -> dict[str,
 def _learning_rate(config, step):
     warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
     return config.learning_rate * warm * 0.5 * (1 + np.cos(np.pi * min(step / config.steps, 1)))
-
-
-def _weights(data, real_share):
-    """Probability of each slice: real and simulated ones get their share, every person of a kind equally much."""
-    weights = np.zeros(len(data))
-    both = data.phantom.any() and not data.phantom.all()
-    for kind, share in ((~data.phantom, real_share if both else 1.0), (data.phantom, 1 - real_share if both else 1.0)):
-        if kind.any():
-            people, inverse, counts = np.unique(data.people[kind], return_inverse=True, return_counts=True)
-            weights[kind] = share / len(people) / counts[inverse]
-    return weights / weights.sum()
 
 
 def _to(batch, device):
