@@ -30,14 +30,14 @@ $(READY): pyproject.toml
 	@touch $@
 
 demo: $(READY)
-	$(U2AD) analyse $(INPUT) $(if $(CORD),--cord $(CORD)) $(if $(DISCS),--discs $(DISCS)) --out $(OUT) --overwrite
+	$(U2AD) analyse $(INPUT) $(if $(CORD),--cord $(CORD)) $(if $(DISCS),--discs $(DISCS)) --no-labels-beside --out $(OUT) --overwrite
 
 test: $(READY) lint
 	$(BIN)/python -m pytest
 
 lint: $(READY)
-	$(BIN)/ruff check U2ADLib Testing
-	$(BIN)/ruff format --check U2ADLib Testing
+	$(BIN)/ruff check U2ADLib U2AD Testing
+	$(BIN)/ruff format --check U2ADLib U2AD Testing
 
 bench: $(READY)
 	$(BIN)/python Testing/bench.py
@@ -56,7 +56,7 @@ model: $(READY)
 # Finds cord and levels. One person is held out; the state is kept, so a stopped training goes on.
 REGION ?= runs/region-first
 region: $(READY)
-	$(U2AD) train-region $(DATA)/errsm --held-out sub-errsm24 --phantoms 500 --steps 1500 --out $(REGION)
+	$(U2AD) train-region $(DATA)/errsm --held-out sub-errsm24 --phantoms 500 --steps 3000 --out $(REGION)
 	$(BIN)/python -m U2ADLib.evaluation.regions $(DATA)/errsm --people sub-errsm24 --phantoms 40 --model $(REGION) --into-card
 
 clean:

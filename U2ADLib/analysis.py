@@ -12,16 +12,18 @@ import numpy as np
 
 from . import __version__
 from .anomaly import filtered_map
-from .config import MonteCarloConfig
+from .config import MonteCarloConfig, ScoreConfig, from_dict
 from .curve import VolumeCurve, patient_score, peak, volume_curve
 from .errors import UsageError
 from .lesions import find_lesions, lesion_table
 from .package import Model, RegionModel, Thresholds, load_model
 from .progress import Progress, no_progress
+from .reconstruction import Reconstruction
 from .roi.doubt import refuse_unless_t2w
 from .roi.labels import Discs
-from .roi.region import Region, analysed_slices
-from .roi.source import prepare
+from .roi.locate import FOUND
+from .roi.region import Region, analysed_slices, region_in_stack, without_sides
+from .roi.source import doubt_note, prepare
 from .sagittal import SagittalStack
 from .volume import Volume, volume_hash
 
@@ -50,7 +52,7 @@ class Analysis:
     stack: SagittalStack
     region: Region
     slices: tuple[int, ...]  # analysed slices, numbered in the stack (0 = most right)
-    reconstruction: "Reconstruction"  # noqa: F821  (needs torch, imported only to compute)
+    reconstruction: Reconstruction
     anomaly: np.ndarray  # filtered map of the score in use
     curve: VolumeCurve
     segments: tuple[SegmentResult, ...]
@@ -146,7 +148,10 @@ def analyse(
         say=say,
     )
     stack, region = prepared.stack, prepared.region
-    chosen = analysed_slices(region.cord, slices)
+    sure = region.cord
+    if prepared.record["cord"] == FOUND:
+        sure = without_sides(region.cord, stack.grid.slice_spacing_mm)
+    chosen = analysed_slices(sure, slices)
     index = list(chosen)
     images, cords = stack.images[index], region.cord[index]
     doubts = refuse_unless_t2w(volume.name, images, cords)
@@ -156,39 +161,23 @@ def analyse(
         model.network, images, cords, monte_carlo_config, seed, device=target, progress=progress, say=say
     )
     progress("Scoring", 0, 1)
-    anomaly = filtered_map(rebuilt.aleatoric, cords, model.score)
-    curve = volume_curve(anomaly, cords, region.centreline, chosen, model.score)
     thresholds = model.thresholds_for(slices)
-    segments, unseen = _segment_results(curve, region, thresholds)
-    score = patient_score(curve)
-    lesions = []
-    if thresholds:
-        found = find_lesions(anomaly, curve, region, thresholds.segment, thresholds.patient)
-        signal = stack.to_intensity(stack.images)
-        lesions = lesion_table(found, curve, region, signal, stack.grid.slice_spacing_mm)
     notes = (*prepared.notes, *doubts, *_cut_off_notes(stack))
     if thresholds is None:
         notes += (f"The model has no thresholds for --slices {slices}: scores are given, nothing is flagged.",)
-    progress("Scoring", 1, 1)
-    return Analysis(
-        volume=volume,
-        stack=stack,
-        region=region,
-        slices=chosen,
-        reconstruction=rebuilt,
-        anomaly=anomaly,
-        curve=curve,
-        segments=segments,
-        missing=tuple(sorted({*region.missing, *unseen})),
-        patient_score=score,
-        patient_flagged=None if thresholds is None else score > thresholds.patient,
+    result = scored(
+        volume,
+        stack,
+        region,
+        chosen,
+        rebuilt,
+        score=model.score,
         thresholds=thresholds,
-        lesions=lesions,
         notes=notes,
         provenance={
             "input": {"name": volume.name, "sha256": volume_hash(volume)},
             "model": {"name": model.name, "sha256": model.sha256},
-            "region": {name: prepared.record[name] for name in ("model", "confidence", "doubts")},
+            "region": {name: prepared.record[name] for name in ("model", "confidence", "doubts", "disc_doubts")},
             "configuration": {
                 "slices": str(slices),
                 "analysed_slices": list(chosen),
@@ -202,8 +191,95 @@ def analyse(
             "seed": seed,
             "device": describe(target) if rebuilt.device == str(target) else rebuilt.device,
             "versions": _versions(),
-            "seconds": round(time.perf_counter() - started, 2),
         },
+    )
+    progress("Scoring", 1, 1)
+    seconds = round(time.perf_counter() - started, 2)
+    return replace(result, provenance=result.provenance | {"seconds": seconds})
+
+
+def scored(
+    volume: Volume,
+    stack: SagittalStack,
+    region: Region,
+    slices: tuple[int, ...],
+    reconstruction: Reconstruction,
+    *,
+    score: ScoreConfig,
+    thresholds: Thresholds | None,
+    notes: tuple[str, ...],
+    provenance: dict,
+) -> Analysis:
+    """What follows from a reconstruction: map, curve, scores, flags and lesions. Takes a fraction of a second and no
+    torch."""
+    cords = region.cord[list(slices)]
+    anomaly = filtered_map(reconstruction.aleatoric, cords, score)
+    curve = volume_curve(anomaly, cords, region.centreline, slices, score)
+    segments, unseen = _segment_results(curve, region, thresholds)
+    highest = patient_score(curve)
+    lesions = []
+    if thresholds:
+        found = find_lesions(anomaly, curve, region, thresholds.segment, thresholds.patient)
+        signal = stack.to_intensity(stack.images)
+        lesions = lesion_table(found, curve, region, signal, stack.grid.slice_spacing_mm)
+    return Analysis(
+        volume=volume,
+        stack=stack,
+        region=region,
+        slices=slices,
+        reconstruction=reconstruction,
+        anomaly=anomaly,
+        curve=curve,
+        segments=segments,
+        missing=tuple(sorted({*region.missing, *unseen})),
+        patient_score=highest,
+        patient_flagged=None if thresholds is None else highest > thresholds.patient,
+        thresholds=thresholds,
+        lesions=lesions,
+        notes=notes,
+        provenance=provenance,
+    )
+
+
+def relabelled(analysis: Analysis, discs: Discs) -> Analysis:
+    """The same analysis with other discs: names, borders and flags of the segments follow, maps and curve stay.
+
+    Doubts about the discs that were found are dropped with them.
+
+    :raises InputError: the discs do not lie along the cord.
+    """
+    region = region_in_stack(analysis.stack, analysis.region.cord, discs)
+    gone = {*analysis.region.notes, *(doubt_note(d) for d in analysis.provenance["region"]["disc_doubts"])}
+    notes = tuple(note for note in analysis.notes if note not in gone) + region.notes
+    configuration = analysis.provenance["configuration"] | {"disc_convention": discs.convention}
+    source = analysis.provenance["region"] | {"disc_doubts": []}
+    source["doubts"] = [d for d in source["doubts"] if doubt_note(d) not in gone]
+    return scored(
+        analysis.volume,
+        analysis.stack,
+        region,
+        analysis.slices,
+        analysis.reconstruction,
+        score=from_dict(ScoreConfig, configuration["score"]),
+        thresholds=analysis.thresholds,
+        notes=notes,
+        provenance=analysis.provenance | {"configuration": configuration, "region": source},
+    )
+
+
+def with_thresholds(analysis: Analysis, segment: float, patient: float) -> Analysis:
+    """The same analysis flagged at other thresholds, chosen by the user."""
+    slices = analysis.provenance["configuration"]["slices"]
+    return scored(
+        analysis.volume,
+        analysis.stack,
+        analysis.region,
+        analysis.slices,
+        analysis.reconstruction,
+        score=from_dict(ScoreConfig, analysis.provenance["configuration"]["score"]),
+        thresholds=Thresholds(segment, patient, slices, "chosen by the user"),
+        notes=analysis.notes,
+        provenance=analysis.provenance,
     )
 
 

@@ -30,6 +30,7 @@ from .errors import Cancelled, InputError, InstallationError, U2ADError, UsageEr
 from .files import file_sha256
 from .package import CARD, find_model, verify_model
 from .progress import Progress, no_progress
+from .roi.nnunet import check_nnunet, cord_by_nnunet, nnunet_checksum
 
 Say = Callable[[str], None]
 
@@ -55,6 +56,7 @@ class Options:
     slices: str = "all"
     model: str = "default"
     region_model: str = "default"  # "none": cord and discs that are not given are not looked for
+    nnunet: str | None = None  # folder of an nnU-Net v2 that finds the cord where it is not given
     device: str = "auto"
     k: int | None = None
     scheme: str | None = None
@@ -73,6 +75,8 @@ def check_options(options: Options, find_region: bool = True) -> None:
     verify_model(find_model(options.model))
     if find_region and options.region_model != NO_REGION_MODEL:
         verify_model(find_model(options.region_model, "region"))
+    if find_region and options.nnunet is not None:
+        check_nnunet(options.nnunet)
 
 
 def analyse_files(
@@ -92,11 +96,13 @@ def analyse_files(
     labels = {name: path and read_volume(path) for name, path in (("cord", cord), ("discs", discs))}
     progress("Reading", 1, 1)
     request = _request(image, cord, discs, options)
+    if cord is None and options.nnunet is not None:
+        labels["cord"] = cord_by_nnunet(volume, options.nnunet, device=options.device, progress=progress, say=say)
     settings = asdict(options) | {"model": _loaded_model(options.model, request["model"])}
     settings["region_model"] = None
     if "region_model" in request:
         settings["region_model"] = _loaded_region_model(options.region_model, request["region_model"])
-    del settings["series"]
+    del settings["series"], settings["nnunet"]
     result = analyse(volume, **labels, **settings, progress=progress, say=say)
     return replace(result, provenance=result.provenance | {"request": request})
 
@@ -169,7 +175,7 @@ def run_case(case: Case, out: Path, options: Options, derivatives: bool, progres
     """
     said: list[str] = []
     try:
-        if case.cord is None and options.region_model == NO_REGION_MODEL:
+        if case.cord is None and options.region_model == NO_REGION_MODEL and options.nnunet is None:
             raise InputError(
                 f"No cord mask was found: expected is {case.id}_label-SC_seg.nii.gz or {case.id}_seg.nii.gz."
             )
@@ -308,11 +314,13 @@ def _request(image: Path, cord: Path | None, discs: Path | None, options: Option
     """What results depend on besides the program: checksums of files and model, and options that change a result."""
     files = {name: path and _checksum(path) for name, path in (("image", image), ("cord", cord), ("discs", discs))}
     settings = asdict(options)
-    del settings["device"], settings["model"], settings["region_model"]
+    del settings["device"], settings["model"], settings["region_model"], settings["nnunet"]
     # A card holds the weights' checksum, and thresholds that may be set anew.
     request = {"files": files, "model": file_sha256(find_model(options.model) / CARD), "options": settings}
     if options.region_model != NO_REGION_MODEL and None in (cord, discs):
         request["region_model"] = file_sha256(find_model(options.region_model, "region") / CARD)
+    if options.nnunet is not None and cord is None:
+        request["nnunet"] = nnunet_checksum(options.nnunet)
     return request
 
 

@@ -113,11 +113,27 @@ def analyse(options, console: Console) -> None:
         from .report import check_output, summary_text, write_results
 
         wanted = _pick(Options, options)
-        check_options(wanted, find_region=options.cord is None or options.discs is None)
+        cord, discs = _labels_of(options, console)
+        check_options(wanted, find_region=cord is None or discs is None)
         check_output(options.out, options.overwrite)
-        analysis = analyse_files(options.image, options.cord, options.discs, wanted, progress, console.say)
+        analysis = analyse_files(options.image, cord, discs, wanted, progress, console.say)
         write_results(analysis, options.out, options.overwrite, progress)
     console.result(summary_text(analysis, options.out), result=str(options.out))
+
+
+def _labels_of(options, console):
+    """Cord and discs: those that are named, else those that lie beside the image, unless told not to look."""
+    from .dataset import labels_beside
+
+    cord, discs = options.cord, options.discs
+    if options.labels_beside:
+        found = labels_beside(options.image)
+        taken = {kind: path for kind, path in zip(("cord", "discs"), found, strict=True) if path}
+        for kind, path in taken.items():
+            if getattr(options, kind) is None:
+                console.say(f"Labels of the {kind}: {path.name}, which lies beside the image.")
+        cord, discs = cord or taken.get("cord"), discs or taken.get("discs")
+    return cord, discs
 
 
 def locate(options, console: Console) -> None:
@@ -127,12 +143,20 @@ def locate(options, console: Console) -> None:
         from .files import refuse_existing
         from .io import read_volume
         from .report import REGION_FILES, region_text, write_region
+        from .roi.nnunet import check_nnunet, cord_by_nnunet
         from .roi.source import prepare
 
+        if options.nnunet is not None:
+            check_nnunet(options.nnunet)
         refuse_existing(options.out, REGION_FILES, options.overwrite)
         volume = read_volume(options.image, options.series)
-        labels = {name: path and read_volume(path) for name, path in (("cord", options.cord), ("discs", options.discs))}
+        given = zip(("cord", "discs"), _labels_of(options, console), strict=True)
+        labels = {name: path and read_volume(path) for name, path in given}
         progress("Reading", 1, 1)
+        if labels["cord"] is None and options.nnunet is not None:
+            labels["cord"] = cord_by_nnunet(
+                volume, options.nnunet, device=options.device, progress=progress, say=console.say
+            )
         prepared = prepare(
             volume,
             **labels,
@@ -146,6 +170,45 @@ def locate(options, console: Console) -> None:
         )
         write_region(volume, prepared, options.out, options.overwrite)
     console.result(region_text(prepared, options.out), result=str(options.out))
+
+
+def relabel(options, console: Console) -> None:
+    """`u2ad relabel`"""
+    with _cancellable(options, console) as progress:
+        progress("Reading", 0, 1)
+        from .analysis import relabelled, with_thresholds
+        from .io import read_volume
+        from .report import check_output, read_results, summary_text, write_results
+        from .roi.labels import Discs, moved, read_discs, renumbered
+
+        thresholds = (options.segment_threshold, options.patient_threshold)
+        discs_change = options.discs or options.shift_levels or options.disc
+        if not discs_change and thresholds == (None, None):
+            raise UsageError("Say what to change: --discs, --shift-levels, --disc or a threshold.")
+        check_output(options.out, options.overwrite)
+        volume = read_volume(options.image, options.series)
+        analysis = read_results(options.results, volume)
+        progress("Reading", 1, 1)
+        if discs_change:
+            if options.discs:
+                cord = volume.with_array(analysis.on_input("cord"))
+                discs = read_discs(read_volume(options.discs), options.disc_convention, options.shift_levels, cord)
+            else:
+                region = analysis.region
+                points = {n: analysis.stack.grid.stack_to_ras(p) for n, p in (region.discs or {}).items()}
+                discs = renumbered(Discs(points, region.disc_convention or "by hand"), options.shift_levels)
+            analysis = relabelled(analysis, moved(discs, dict(options.disc)))
+        if thresholds != (None, None):
+            known = analysis.thresholds
+            if known is None and None in thresholds:
+                raise UsageError("The results have no thresholds: give --segment-threshold and --patient-threshold.")
+            segment, patient = (
+                getattr(known, kind) if value is None else value
+                for kind, value in zip(("segment", "patient"), thresholds, strict=True)
+            )
+            analysis = with_thresholds(analysis, segment, patient)
+        write_results(analysis, options.out, options.overwrite, progress)
+    console.result(summary_text(analysis, options.out), result=str(options.out))
 
 
 def batch(options, console: Console) -> int:
@@ -333,6 +396,7 @@ def build_parser() -> argparse.ArgumentParser:
     device = argparse.ArgumentParser(add_help=False)
     device.add_argument("--device", default="auto", metavar="auto|cpu|cuda|mps", help="where to compute (%(default)s)")
     labels, settings, making = _label_arguments(), _analysis_arguments(), _making_arguments()
+    from_folders, from_images = _source_arguments()
 
     def command(parent, function, name, summary, parents=()):
         made = parent.add_parser(
@@ -341,7 +405,7 @@ def build_parser() -> argparse.ArgumentParser:
         made.set_defaults(run=function)
         return made
 
-    one = command(commands, analyse, "analyse", "analyse one image", [labels, settings, device, running])
+    one = command(commands, analyse, "analyse", "analyse one image", [labels, from_images, settings, device, running])
     one.add_argument("image", type=Path, metavar="IMAGE", help="NIfTI, NRRD, MetaImage, DICOM file or folder")
     one.add_argument("--series", metavar="UID", help="series of a DICOM folder, where it holds several")
     one.add_argument("--cord", type=Path, metavar="MASK", help="mask of the spinal cord; else it is found")
@@ -349,7 +413,7 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="folder for the results")
     one.add_argument("--overwrite", action="store_true", help="replace results that are there")
 
-    find = command(commands, locate, "locate", "find the cord and the discs", [labels, device, running])
+    find = command(commands, locate, "locate", "find the cord and the discs", [labels, from_images, device, running])
     find.add_argument("image", type=Path, metavar="IMAGE", help="NIfTI, NRRD, MetaImage, DICOM file or folder")
     find.add_argument("--series", metavar="UID", help="series of a DICOM folder, where it holds several")
     find.add_argument("--cord", type=Path, metavar="MASK", help="mask of the spinal cord; then only discs are found")
@@ -358,7 +422,30 @@ def build_parser() -> argparse.ArgumentParser:
     find.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="folder for masks and picture")
     find.add_argument("--overwrite", action="store_true", help="replace files of the same names")
 
-    many = command(commands, batch, "batch", "analyse all images of a folder", [labels, settings, device, running])
+    again = command(
+        commands, relabel, "relabel", "name the levels or set the thresholds of results anew, without computing again",
+        [running],
+    )  # fmt: skip
+    again.add_argument("results", type=Path, metavar="RESULTS", help="folder that `u2ad analyse` wrote")
+    again.add_argument("image", type=Path, metavar="IMAGE", help="the image that was analysed")
+    again.add_argument("--series", metavar="UID", help="series of a DICOM folder, where it holds several")
+    again.add_argument("--discs", type=Path, metavar="LABELS", help="other disc labels")
+    again.add_argument(
+        "--disc-convention", choices=CONVENTIONS, default="auto", help="how they are numbered (%(default)s)"
+    )
+    again.add_argument("--shift-levels", type=int, default=0, metavar="N", help="added to every disc's number")
+    again.add_argument(
+        "--disc", type=_disc, action="append", default=[], metavar="NAME:R,A,S",
+        help="a disc's posterior tip in RAS mm, to move or add it: C4/5:0.5,-12,33",
+    )  # fmt: skip
+    again.add_argument("--segment-threshold", type=float, metavar="X", help="segments above it are flagged")
+    again.add_argument("--patient-threshold", type=float, metavar="X", help="patients above it are flagged")
+    again.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="folder for the results")
+    again.add_argument("--overwrite", action="store_true", help="replace results that are there")
+
+    many = command(
+        commands, batch, "batch", "analyse all images of a folder", [labels, from_folders, settings, device, running]
+    )
     many.add_argument("folder", type=Path, metavar="FOLDER", help="BIDS dataset, or images or DICOM folders with masks")
     many.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="folder for results and summary.csv")
     many.add_argument("--workers", type=_positive, default=1, metavar="N", help="processes that share the cores (1)")
@@ -451,6 +538,22 @@ def _label_arguments() -> argparse.ArgumentParser:
     return parser
 
 
+def _source_arguments() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    """Where labels come from that are not given: for folders (their own labels are always looked for), for images."""
+    folders = argparse.ArgumentParser(add_help=False)
+    folders.add_argument(
+        "--nnunet", metavar="FOLDER",
+        help="an nnU-Net v2 model that finds the cord where no mask is given; its weights are pickles, which can hold "
+        "any program: name only what you trust",
+    )  # fmt: skip
+    images = argparse.ArgumentParser(add_help=False, parents=[folders])
+    images.add_argument(
+        "--no-labels-beside", dest="labels_beside", action="store_false",
+        help="do not use masks and labels that lie beside the image (IMAGE_seg, IMAGE_discs, TotalSpineSeg's …)",
+    )  # fmt: skip
+    return folders, images
+
+
 def _analysis_arguments() -> argparse.ArgumentParser:
     """Those that `analyse` and `batch` share; with the labels' and the device, their names are the fields of
     `batch.Options`."""
@@ -507,6 +610,19 @@ def _bulge(text: str) -> "Bulge":  # noqa: F821
     from .simulation.phantom import Bulge
 
     return Bulge(segment, depth)
+
+
+def _disc(text: str) -> tuple[int, tuple[float, ...]]:
+    """A disc's number and its place in RAS mm from `C4/5:0.5,-12,33`."""
+    name, place = _parts(text, 2, "C4/5:0.5,-12,33")
+    number = next((n for n, segment in SEGMENT_NAMES.items() if segment.replace("-", "/") == name), None)
+    try:
+        point = tuple(float(part) for part in place.split(","))
+    except ValueError:
+        point = ()
+    if number is None or len(point) != 3:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a place of a disc such as C4/5:0.5,-12,33")
+    return number, point
 
 
 def _parts(text: str, count: int, example: str) -> list[str]:

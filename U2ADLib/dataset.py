@@ -16,8 +16,12 @@ from .errors import InputError
 EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 # What a mask's name adds to its image's; the first that is found is taken: corrected ones before automatic ones.
-CORD_SUFFIXES = ("_label-SC_seg", "_seg-manual", "_sc_seg", "_seg", "_cord")
-DISC_SUFFIXES = ("_label-discs_dlabel", "_labels-disc-manual", "_discs")
+CORD_SUFFIXES = ("_label-SC_seg", "_seg-manual", "_sc_seg", "_seg", "_cord", "_totalspineseg_all", "_step2_output")
+DISC_SUFFIXES = (
+    "_label-discs_dlabel", "_labels-disc-manual", "_discs", "_seg_labeled_discs", "_seg_labeled",
+    "_totalspineseg_all", "_step2_output",
+)  # fmt: skip
+TOTALSPINESEG = "step2_output"  # the folder, in TotalSpineSeg's output folder, with the final labels of every image
 
 _BIDS_NAME = re.compile(r"(sub-[A-Za-z0-9]+)(?:_(ses-[A-Za-z0-9]+))?(?:_|$)")
 
@@ -66,6 +70,16 @@ def find_cases(folder: Path) -> list[Case]:
     return sorted(cases, key=lambda case: case.id)
 
 
+def labels_beside(image: Path) -> tuple[Path | None, Path | None]:
+    """Cord mask and disc labels that lie beside an image (a file, or a DICOM folder): files of known names (see above),
+    or TotalSpineSeg's, whose output folder lies there, too. None where there is none."""
+    image = Path(image).absolute()
+    places = [_labels(image.parent.iterdir())] if image.parent.is_dir() else []
+    name = stem(image)
+    spine = _totalspineseg(image.parent, name)
+    return tuple(_mask(name, suffixes, *places) or spine for suffixes in (CORD_SUFFIXES, DISC_SUFFIXES))
+
+
 def stem(path: Path) -> str:
     """A file's name without its image extension, a folder's name as it is."""
     extension = next((e for e in EXTENSIONS if path.name.lower().endswith(e)), "")
@@ -95,8 +109,8 @@ def _bids_cases(folder: Path, subjects: list[Path]) -> Iterator[Case]:
                         person=subject.name,
                         session=None if anat.parent == subject else anat.parent.name,
                         image=path,
-                        cord=_mask(name, CORD_SUFFIXES, beside, central),
-                        discs=_mask(name, DISC_SUFFIXES, beside, central),
+                        cord=_mask(name, CORD_SUFFIXES, beside, central) or _totalspineseg(anat, name),
+                        discs=_mask(name, DISC_SUFFIXES, beside, central) or _totalspineseg(anat, name),
                         pathology=pathologies.get(subject.name),
                     )
 
@@ -116,8 +130,8 @@ def _flat_cases(folder: Path) -> Iterator[Case]:
             person=bids[1] if bids else name,
             session=bids[2] if bids else None,
             image=path,
-            cord=_mask(name, CORD_SUFFIXES, labels),
-            discs=_mask(name, DISC_SUFFIXES, labels),
+            cord=_mask(name, CORD_SUFFIXES, labels) or _totalspineseg(folder, name),
+            discs=_mask(name, DISC_SUFFIXES, labels) or _totalspineseg(folder, name),
         )
 
 
@@ -144,6 +158,16 @@ def _mask(name: str, suffixes: tuple[str, ...], *places: dict[str, Path]) -> Pat
     """The first mask of an image, places before suffixes."""
     found = (place[name + suffix] for place in places for suffix in suffixes if name + suffix in place)
     return next(found, None)
+
+
+def _totalspineseg(folder: Path, name: str) -> Path | None:
+    """What TotalSpineSeg made of an image, where its output folder is `folder` or lies in it."""
+    found = (
+        path
+        for place in sorted([*folder.glob(TOTALSPINESEG), *folder.glob(f"*/{TOTALSPINESEG}")])
+        for path in (place / f"{name}{extension}" for extension in EXTENSIONS)
+    )
+    return next((path for path in found if path.is_file()), None)
 
 
 def _pathologies(path: Path) -> dict[str, str]:

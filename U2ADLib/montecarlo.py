@@ -16,19 +16,9 @@ from .errors import InputError
 from .mae import EdgeMAE, patchify, unpatchify
 from .masking import balanced_passes, random_passes, ring, roi_patches
 from .progress import Progress, no_progress
+from .reconstruction import Reconstruction
 
 ROWS_PER_BATCH = 256  # (slice, pass) pairs computed at once: about 150 MB of activations
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """Maps (S, H, W) float32 in the slices' units (0–1), zero outside the cord."""
-
-    mean: np.ndarray  # μ: mean of the reconstructions
-    aleatoric: np.ndarray  # AU = |x − μ|
-    epistemic: np.ndarray  # EU = σ², K − 1 in the denominator
-    passes: int  # network passes per slice, the largest of all slices
-    device: str  # where it was computed in the end
 
 
 @dataclass(frozen=True)

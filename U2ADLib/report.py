@@ -12,6 +12,7 @@
 | `anocurve.csv` | position_mm along the cord, segment, maximum over the slices, its slice, and a column per slice |
 | `segments.csv` | a row per covered segment: score, threshold, flagged, position of its ends and its peak |
 | `lesions.csv` | a row per lesion, columns as the Spinal Cord Toolbox (`lesions.COLUMNS`); absent without thresholds |
+| `analysis.safetensors` | the maps in the standard slices, to go on from there (see `saved.py`) |
 | `overlay.png`, `anocurve.png` | the slices with the map, the curve (see `pictures/analysis.py`) |
 
 Images lie on the input's own grid (float32, labels uint8) and are 0 where nothing was analysed. Slices are
@@ -26,7 +27,7 @@ numbered from the patient's right, from 0. Positions are mm along the cord from 
   `input_index`: the input's own numbering, from 0}].
 - `notes`: what the user should know. `files`: what each file holds.
 - `provenance`: `input` {`name`, `sha256` of voxels and geometry}, `model` {`name`, `sha256`}, `configuration`,
-  `seed`, `device`, `versions`, `seconds`, and what the caller adds.
+  `seed`, `device`, `versions`, `seconds`, and what the caller adds. `state_sha256`: of `analysis.safetensors`.
 
 Nothing says more about the patient than the input's own file name does: no path, no date, no header field.
 """
@@ -44,7 +45,7 @@ import numpy as np
 from .analysis import MAPS, Analysis
 from .curve import peak
 from .errors import InputError, U2ADError
-from .files import staged, write_json
+from .files import file_sha256, staged, write_json
 from .io import write_volume
 from .lesions import COLUMNS
 from .pictures.analysis import anocurve_picture, mm_left, overlay_picture, verdict
@@ -53,6 +54,7 @@ from .pictures.labelled import labelled_picture
 from .progress import Progress, no_progress
 from .roi.labels import DISC_NAMES, disc_labels
 from .roi.source import Prepared
+from .saved import STATE, read_state, write_state
 from .volume import Volume, volume_hash
 
 FORMAT = 1
@@ -69,6 +71,7 @@ FILES = {
     "lesions.csv": "findings above the thresholds",
     "overlay.png": "the analysed slices without and with the anomaly map",
     "anocurve.png": "anomaly along the cord",
+    STATE: "maps in the standard slices, to go on from there",
 }
 
 REGION_FILES = ("cord.nii.gz", "discs.nii.gz", "segments.nii.gz", "region.png", "region.json")
@@ -186,6 +189,11 @@ def read_analysis(out: Path) -> dict:
     return record
 
 
+def read_results(out: Path, volume: Volume) -> Analysis:
+    """The analysis of a volume whose results are in the folder `out`. :raises InputError: it holds no such results."""
+    return read_state(out, read_analysis(out), volume)
+
+
 def summary_text(analysis: Analysis, out: Path | None = None) -> str:
     """What a person reads in the end: the verdict, the scores, what to know, and where the pictures are."""
     thresholds, curve = analysis.thresholds, analysis.curve
@@ -223,6 +231,7 @@ def _write_files(analysis, folder, progress):
         ),
         "overlay.png": overlay_picture,
         "anocurve.png": anocurve_picture,
+        STATE: write_state,
     }
     if not analysis.region.segments:
         del writers["segments.nii.gz"]
@@ -232,7 +241,7 @@ def _write_files(analysis, folder, progress):
         progress("Writing", k, len(writers))
         write(folder / name, analysis)
     progress("Writing", len(writers), len(writers))
-    write_json(folder / RECORD, _record(analysis, writers))
+    write_json(folder / RECORD, _record(analysis, writers) | {"state_sha256": file_sha256(folder / STATE)})
     return [RECORD, *writers]
 
 

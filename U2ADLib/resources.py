@@ -13,7 +13,7 @@ _PACKAGE = Path(__file__).resolve().parent
 
 def resource(*parts: str) -> Path:
     """Path of a bundled file or folder. :raises InstallationError: it is not there."""
-    for folder in (_PACKAGE.parent / "Resources", _PACKAGE / "Resources"):
+    for folder in (_PACKAGE / "Resources", _PACKAGE.parent / "Resources"):
         if (folder / "Models").is_dir():
             path = folder.joinpath(*parts)
             if path.exists():

@@ -165,9 +165,7 @@ def standardise(
         )
     standing, change = reorient(volume, STACK_CODES)
     _check_sagittal(volume.name, standing)
-    spacing = standing.spacing[1:]
-    scale = [config.spacing_mm / mm for mm in spacing]  # input voxels per stack pixel
-    step = [1.0 if abs(s - 1) < SAME_SPACING else float(s) for s in scale]
+    spacing, step = standing.spacing[1:], _step(standing, config)
     cord_there = None if cord is None else change.apply(volume.with_array(cord).array)
     centre = _window_centre(standing, cord_there, discs, config.size * step[0])
     first = []
@@ -175,17 +173,7 @@ def standardise(
         start = centre[axis] - step[axis] * (config.size - 1) / 2
         # Snapped to a voxel, so that an image of 1 mm is not interpolated; ties (an even window) go down.
         first.append(float(np.floor(start + 0.5 - 1e-6)))
-    matrix = np.diag([1.0, step[0], step[1], 1.0])
-    matrix[1:3, 3] = first
-    grid = SagittalGrid(
-        shape=standing.array.shape,
-        affine=standing.affine @ matrix,
-        slice_spacing_mm=float(standing.spacing[0]),
-        size=config.size,
-        first=tuple(first),
-        step=tuple(step),
-        reorientation=change,
-    )
+    grid = _grid(standing, change, first, config)
     images = grid.to_stack(volume.array)
     counted, outside = range(len(images)), 0.0
     if cord is not None:
@@ -196,8 +184,41 @@ def standardise(
     low, high = (float(v) for v in np.percentile(values, (config.low_percentile, config.high_percentile)))
     if not high > low:
         raise InputError(f"{volume.name} is constant ({low:g}) where the neck should be: there is nothing to analyse.")
-    images = np.where(grid.inside, np.clip((images - low) / (high - low), 0, 1), 0).astype(np.float32)
-    return SagittalStack(images, grid, low, high, outside)
+    return SagittalStack(_rescaled(images, grid, low, high), grid, low, high, outside)
+
+
+def restored(
+    volume: Volume, first: tuple[float, float], low: float, high: float, outside: float, config: Preprocessing
+) -> SagittalStack:
+    """The stack that `standardise` made of the same volume, from what it chose: `grid.first`, `low`, `high` and
+    `cord_outside_mm`."""
+    grid = _grid(*reorient(volume, STACK_CODES), first, config)
+    return SagittalStack(_rescaled(grid.to_stack(volume.array), grid, low, high), grid, low, high, outside)
+
+
+def _step(standing, config):
+    """Input voxels per stack pixel, of rows and columns."""
+    scale = [config.spacing_mm / mm for mm in standing.spacing[1:]]
+    return [1.0 if abs(s - 1) < SAME_SPACING else float(s) for s in scale]
+
+
+def _grid(standing, change, first, config):
+    step = _step(standing, config)
+    matrix = np.diag([1.0, step[0], step[1], 1.0])
+    matrix[1:3, 3] = first
+    return SagittalGrid(
+        shape=standing.array.shape,
+        affine=standing.affine @ matrix,
+        slice_spacing_mm=float(standing.spacing[0]),
+        size=config.size,
+        first=tuple(float(f) for f in first),
+        step=tuple(step),
+        reorientation=change,
+    )
+
+
+def _rescaled(images, grid, low, high):
+    return np.where(grid.inside, np.clip((images - low) / (high - low), 0, 1), 0).astype(np.float32)
 
 
 def whole_field(volume: Volume) -> tuple[SagittalStack, slice, slice]:

@@ -10,7 +10,7 @@ from U2ADLib.errors import InputError, UsageError
 from U2ADLib.io import read_volume
 from U2ADLib.roi.centreline import Centreline
 from U2ADLib.roi.labels import Discs, read_cord, read_discs
-from U2ADLib.roi.region import Region, analysed_slices, middle_slice, region_from_labels
+from U2ADLib.roi.region import Region, analysed_slices, middle_slice, region_from_labels, without_sides
 from U2ADLib.roi.segments import Segment, label_segments, segments_from_discs
 from U2ADLib.sagittal import standardise
 from U2ADLib.volume import Volume
@@ -330,3 +330,15 @@ def test_segments_of_real_necks(shared_data, person):
     middle_of_c2 = stack.grid.ras_to_stack(landmarks.to_ras(np.argwhere(landmarks.array == 2)))
     s = region.centreline.project(middle_of_c2[:, 1:])[0][0]
     assert region.segments[0].start_mm == pytest.approx(s, abs=5)
+
+
+def test_a_found_cord_without_its_sides():
+    """Slices 1 mm apart lose the pixels that a neighbour does not show; thicker ones stay as they are."""
+    cord = np.zeros((5, 8, 8), bool)
+    cord[1:4, 2:6, 2:6] = True
+    cord[2, 0] = True
+    inner = without_sides(cord, 1.0)
+    assert inner[2, 2:6, 2:6].all()
+    assert inner.sum() == 16
+    assert without_sides(cord, 1.2) is cord
+    assert without_sides(cord, 0.4)[2].sum() == 0  # two slices on either side

@@ -209,7 +209,9 @@ def test_a_cut_field_of_view():
     chain = fit_chain(heat_of(tips), line)
     assert list(chain.points) == [5, 6, 7]
     assert max(errors(chain, tips).values()) < 0.2
-    assert chain.doubts == ("Only 3 of 6 discs were found; missing: C2/3, C3/4, C7/T1.",)
+    assert chain.doubts[0] == "Only 3 of 6 discs were found; missing: C2/3, C3/4, C7/T1."
+    assert "C2/3 is not in view" in chain.doubts[1]
+    assert len(chain.doubts) == 2
 
 
 def test_one_disc_alone():
@@ -256,3 +258,18 @@ def test_best_sequence_is_the_best_of_all(seed, monkeypatch):
 
 def test_worthless_sequences_are_empty():
     assert best_sequence(np.full((3, 50), -0.1), np.full(2, 2.5)) == (0, [], 0.0)
+
+
+def test_discs_of_the_chest_are_not_taken_for_the_neck():
+    """Heat for T1/2 … T4/5 (9 … 12) alone: nothing is placed, and what was seen is told."""
+    line = straight()
+    tips = tips_on(line, start=30, spacings=(21.0, 22.0, 22.0), first=9)
+    heat = {n: np.zeros((256, 256)) for n in range(3, 14)} | heat_of(tips)
+    chain = fit_chain(heat, line)
+    assert not chain.points
+    assert chain.beyond == (9, 10, 11, 12)
+    both = tips_on(line, start=20, spacings=(17.0, 17.0, 19.0, 21.0, 22.0), first=6)
+    chain = fit_chain({n: np.zeros((256, 256)) for n in range(3, 14)} | heat_of(both), line)
+    assert sorted(chain.points) == [6, 7, 8]
+    assert chain.beyond == (9, 10, 11)
+    assert any("C2/3 is not in view" in doubt for doubt in chain.doubts)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from U2ADLib.dataset import EXTENSIONS, Case, find_cases, stem
+from U2ADLib.dataset import EXTENSIONS, Case, find_cases, labels_beside, stem
 from U2ADLib.errors import InputError
 from U2ADLib.io import SUFFIXES
 
@@ -218,3 +218,20 @@ def test_the_real_folder(shared_data):
     assert flat["t2"].cord.name == "t2_seg-manual.nii.gz"
     [scan] = find_cases(shared_data / "clinical_tse")
     assert scan.image == shared_data / "clinical_tse"
+
+
+def test_labels_beside_an_image(tmp_path):
+    """The Toolbox's own names, TotalSpineSeg's output folder, and nothing."""
+    names = ("a.nii.gz", "a_seg.nii.gz", "a_seg_labeled_discs.nii.gz", "b.nii.gz", "tss/step2_output/b.nii.gz", "c.nii")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    spine = tmp_path / "tss" / "step2_output" / "b.nii.gz"
+    assert labels_beside(tmp_path / "a.nii.gz") == (tmp_path / names[1], tmp_path / names[2])
+    assert labels_beside(tmp_path / "b.nii.gz") == (spine, spine)
+    assert labels_beside(tmp_path / "c.nii") == (None, None)
+    assert labels_beside(tmp_path / "nowhere" / "c.nii") == (None, None)
+    cases = {case.id: case for case in find_cases(tmp_path)}
+    assert set(cases) == {"a", "b", "c"}
+    assert cases["b"].cord == cases["b"].discs == spine
+    assert cases["a"].discs == tmp_path / names[2]

@@ -109,10 +109,10 @@ def test_maps_do_not_depend_on_padding_or_batches(monkeypatch):
 
     network = RegionNet(RegionArchitecture(widths=(4, 8), groups=2)).initialise(torch.Generator().manual_seed(0))
     images = np.random.default_rng(0).random((5, 41, 30)).astype(np.float32)
-    cord, heat = region_maps(network, images)
+    cord, heat = region_maps(network, images, 3.3)
     assert cord.shape == images.shape
     assert set(heat) == set(DISC_NUMBERS)
-    one = region_maps(network, images[2:3])[0][0]
+    one = region_maps(network, images[1:4], 3.3)[0][1]
     np.testing.assert_allclose(cord[2], one, atol=1e-5)
     forward, told = RegionNet.forward, []
 
@@ -122,7 +122,7 @@ def test_maps_do_not_depend_on_padding_or_batches(monkeypatch):
         return forward(self, x)
 
     monkeypatch.setattr(RegionNet, "forward", limited)
-    again, _ = region_maps(network, images, say=told.append)
+    again, _ = region_maps(network, images, 3.3, say=told.append)
     np.testing.assert_allclose(again, cord, atol=1e-5)
     assert "one slice at a time" in told[0]
 
@@ -186,10 +186,10 @@ def test_figures_of_regions(phantom):
     tips = read_discs(phantom.discs, cord=phantom.cord).points
     truth = Truth("a", phantom.volume, phantom.cord.array > 0, tips)
     lower = {n: tip - np.array([0, 0, 2.0]) for n, tip in tips.items()}
-    row = compare(Located(truth.cord, Discs(lower, "found"), {}, ("doubt",), {}), truth)
+    row = compare(Located(truth.cord, Discs(lower, "found"), {}, ("doubt",), (), {}), truth)
     assert row == pytest.approx({"dice": 1, "surface_mm": 0, "named": 1, "tip_mm": 2, "doubts": 1})
     off = {n + 1: tip for n, tip in tips.items() if n < 8}
-    assert compare(Located(truth.cord, Discs(off, "found"), {}, (), {}), truth)["named"] == 0
+    assert compare(Located(truth.cord, Discs(off, "found"), {}, (), (), {}), truth)["named"] == 0
 
 
 def test_surface_distance_of_two_boxes():
@@ -201,3 +201,10 @@ def test_surface_distance_of_two_boxes():
     # Of the faces to front and back every voxel is 0.5 mm away, of the others none but their ends.
     assert 0 < surface_distance(a, b, everywhere, (3, 1, 0.5)) < 0.5
     assert surface_distance(a, np.zeros_like(a), everywhere, (1, 1, 1)) == np.inf
+
+
+def test_what_counts_as_cord_is_above_a_half():
+    level = locating.CORD_FROM
+    made = locating._recentred(np.array([0, level / 2, level - 1e-3, level, (1 + level) / 2, 1], np.float32))
+    np.testing.assert_allclose(made, [0, 0.25, 0.5, 0.5, 0.75, 1], atol=1e-3)
+    assert made[2] < 0.5 <= made[3]

@@ -10,7 +10,8 @@ from U2ADLib.errors import InputError, ModelError
 from U2ADLib.io import write_volume
 from U2ADLib.package import load_region_model
 from U2ADLib.roi.labels import read_discs
-from U2ADLib.roi.network import DISC_NUMBERS, RegionArchitecture, RegionNet
+from U2ADLib.roi.network import DISC_NUMBERS, RegionArchitecture, RegionNet, neighbours
+from U2ADLib.sagittal import whole_field
 from U2ADLib.training.region import RegionTrainConfig, region_loss, train_region
 from U2ADLib.training.region_data import (
     CANVAS,
@@ -28,18 +29,20 @@ SHORT = RegionTrainConfig(steps=6, batch=2, warmup_steps=1, steps_per_epoch=2)
 
 def one_slice(phantom=False, tips=None) -> RegionSlices:
     """A vertical cord with a bright dot at each disc's tip, 17 mm apart."""
-    tips = np.array([[120 + 17 * k, 140 + 2 * k] for k in range(7)], np.float32) if tips is None else tips
+    if tips is None:
+        tips = np.full((len(DISC_NUMBERS), 2), np.nan, np.float32)
+        tips[:7] = [[120 + 17 * k, 140 + 2 * k] for k in range(7)]
     image = np.zeros(CANVAS, np.float16)
     cord = np.zeros(CANVAS, np.uint8)
     cord[90:270, 150:158] = 1
     for row, column in tips[np.isfinite(tips).all(1)].round().astype(int):
         image[row, column] = 1
     return RegionSlices(
-        image[None],
+        image[None, None].repeat(3, 1),
         cord[None],
         (cord if phantom else np.full(CANVAS, UNKNOWN, np.uint8))[None],
         tips[None],
-        np.array([[True] * 6 + [phantom]]),
+        np.array([[True] * 6 + [phantom] * (len(DISC_NUMBERS) - 6)]),
         np.array(["a"]),
         np.array([phantom]),
     )
@@ -47,7 +50,7 @@ def one_slice(phantom=False, tips=None) -> RegionSlices:
 
 def test_targets_lie_on_the_anatomy():
     batch = draw_batch(one_slice(), np.array([0]), np.random.default_rng(0), change=False)
-    for number, (row, column) in zip(DISC_NUMBERS, batch.tips[0].tolist(), strict=True):
+    for number, (row, column) in zip(range(3, 10), batch.tips[0, :7].tolist(), strict=True):
         r, c = round(row), round(column)
         assert batch.heat[0, r, c] > 0.9
         assert float(batch.level[0, r, c]) == pytest.approx(number, abs=0.05)
@@ -61,7 +64,7 @@ def test_targets_lie_on_the_anatomy():
 
 def test_below_the_last_label_nothing_is_known():
     real = draw_batch(one_slice(), np.array([0]), np.random.default_rng(0), change=False)
-    last = int(real.tips[0, -1, 0])
+    last = int(real.tips[0, 6, 0])
     assert not real.heat_known[0, last + 12 :].any()
     tips = one_slice().tips[0].copy()
     tips[4:] = np.nan
@@ -73,13 +76,13 @@ def test_image_mask_and_tips_move_together():
     """The brightest pixels of a moved and turned slice are where its tips are said to be."""
     rng = np.random.default_rng(3)
     image = one_slice()
-    wide = image.images[0].astype(np.float32)
+    wide = image.images[0, 0].astype(np.float32)
     from scipy.ndimage import gaussian_filter
 
     wide = gaussian_filter(wide, 1.5)
     data = RegionSlices(
-        (wide / wide.max())[None].astype(np.float16), image.cords, image.canals, image.tips, image.tips_known,
-        image.people, image.phantom,
+        (wide / wide.max())[None, None].astype(np.float16).repeat(3, 1), image.cords, image.canals, image.tips,
+        image.tips_known, image.people, image.phantom,
     )  # fmt: skip
     from U2ADLib.training import region_data
 
@@ -88,15 +91,53 @@ def test_image_mask_and_tips_move_together():
     try:
         for _ in range(5):
             batch = draw_batch(data, np.array([0]), rng)
-            for row, column in batch.tips[0].tolist():
+            for row, column in batch.tips[0, :7].tolist():
                 if 8 < row < 248 and 8 < column < 184:
-                    part = batch.images[0, round(row) - 5 : round(row) + 6, round(column) - 5 : round(column) + 6]
+                    part = batch.images[0, 1, round(row) - 5 : round(row) + 6, round(column) - 5 : round(column) + 6]
                     at = np.unravel_index(int(part.argmax()), part.shape)
                     assert np.hypot(at[0] - 5, at[1] - 5) < 1.6
             cord = batch.masks[0, 0].nonzero().float().mean(0)
-            assert cord[1] > batch.tips[0, :, 1].mean() - 30  # the cord went along
+            assert cord[1] > batch.tips[0, :7, 1].mean() - 30  # the cord went along
     finally:
         region_data._changed = original
+
+
+def test_nothing_is_asked_beyond_the_field_of_view():
+    """Where a window was cut off, the image is empty and no target counts."""
+    rng, cut = np.random.default_rng(5), 0
+    data = one_slice(phantom=True)
+    for _ in range(60):
+        batch = draw_batch(data, np.array([0]), rng)
+        empty = (batch.images == 0).all(1)[0]
+        rows, columns = empty.all(1), empty.all(0)
+        if rows.any() or columns.any():
+            cut += 1
+            outside = rows[:, None] | columns
+            assert not batch.masks_known[0][:, outside].any()
+            assert not batch.heat_known[0][outside].any()
+            assert not batch.level_known[0][outside].any()
+    assert cut > 2
+
+
+def test_neighbours_are_about_three_and_a_half_millimetres_away():
+    assert neighbours(9, 1.0).tolist()[4] == [0, 4, 8]
+    assert neighbours(9, 1.0).tolist()[1] == [0, 1, 5]  # the outermost, where there is none
+    assert neighbours(5, 3.3).tolist() == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 4]]
+    assert neighbours(1, 5.0).tolist() == [[0, 0, 0]]
+
+
+def test_slices_carry_their_neighbours(phantom):
+    """The three channels of a slice are the volume's slices: that to the right, itself, that to the left."""
+    stack, rows, columns = whole_field(phantom.volume)
+    images = stack.images[:, rows, columns]
+    slices = slices_of_volume(phantom.volume, "a", phantom.cord.array > 0)
+    height, width = images.shape[1:]
+    top, left = ((c - n) // 2 for c, n in zip(CANVAS, (height, width), strict=True))
+    for found in slices.images:
+        inside = found[:, top : top + height, left : left + width].astype(np.float32)
+        k = int(np.abs(images - inside[1]).mean((1, 2)).argmin())
+        for channel, at in zip(inside, (max(k - 1, 0), k, min(k + 1, len(images) - 1)), strict=True):
+            np.testing.assert_allclose(channel, images[at], atol=1e-3)
 
 
 def test_slices_of_a_volume(phantom):

@@ -15,7 +15,8 @@ from U2ADLib.report import check_output, read_analysis, summary_text, write_resu
 
 MAPS = {"anomaly", "error", "uncertainty", "reconstruction", "cord", "segments"}
 ALL = {f"{name}.nii.gz" for name in MAPS} | {
-    "analysis.json", "anocurve.csv", "segments.csv", "lesions.csv", "overlay.png", "anocurve.png",
+    "analysis.json", "analysis.safetensors", "anocurve.csv", "segments.csv", "lesions.csv",
+    "overlay.png", "anocurve.png",
 }  # fmt: skip
 
 

@@ -294,3 +294,16 @@ def test_no_cord_is_refused(shape):
     probability[:] = 0.9
     with pytest.raises(InputError, match="No spinal cord"):
         clean_tube(probability, 3.3)
+
+
+def test_slices_beside_the_middle_and_at_the_edge_are_doubted():
+    def doubts(first, depth):
+        probability = np.zeros((3, 120, 60))
+        probability[1, 10:110, first : first + depth] = 0.9
+        return " ".join(clean_tube(probability, 3.3).doubts)
+
+    assert "beside its middle" not in doubts(20, 7)
+    assert "only 4 mm deep" in doubts(20, 4)
+    assert "front edge" in doubts(0, 7)
+    assert "back edge" in doubts(53, 7)
+    assert "edge" not in doubts(20, 7)

@@ -44,20 +44,21 @@ class Chain:
     points: number → (row, column) of the posterior tip in stack coordinates, not rounded. confidence: number →
     0–1, the heat at the tip. margin: how much better the discs fit their names than names one level higher or
     lower, as the mean over the discs of the difference of log(heat); 0 = the count is a guess. doubts:
-    sentences for the user.
+    sentences for the user. beyond: numbers of the discs outside the neck that were seen.
     """
 
     points: dict[int, np.ndarray] = field(default_factory=dict)
     confidence: dict[int, float] = field(default_factory=dict)
     margin: float = 0.0
     doubts: tuple[str, ...] = ()
+    beyond: tuple[int, ...] = ()
 
 
 def fit_chain(heat: dict[int, np.ndarray], centreline: Centreline) -> Chain:
     """Place and name the discs of one neck.
 
     heat: disc number → (H, W) map, 0–1, in the plane of the centreline; 3 … 8, and as context, which is used
-    but not reported, 2 (above C2/3) and 9 (any disc below C7/T1). Numbers that are left out count as maps
+    but not placed, 2 (above C2/3) and 9 … (below C7/T1). Numbers that are left out count as maps
     without heat. Discs beyond the ends of the centreline are not looked for.
 
     The chain may begin after C2/3 and end before C7/T1 but leaves out no disc in between: one that has no
@@ -88,11 +89,13 @@ def fit_chain(heat: dict[int, np.ndarray], centreline: Centreline) -> Chain:
         believed[lost], trusted[lost] = False, np.log(FLOOR / ABSENT)
     tips |= _interpolated(centreline, {numbers[row]: s[place] for row, place in zip(rows, places, strict=True)}, tips)
     points = {number: tips[number] for number in DISC_NAMES if number in tips}
+    beyond = tuple(number for number in sorted(tips) if number not in DISC_NAMES)
     if not points:
-        return Chain(doubts=("No disc was recognised in front of the cord: the segments cannot be named.",))
+        doubt = "No disc of the neck was recognised in front of the cord: the segments cannot be named."
+        return Chain(doubts=(doubt,), beyond=beyond)
     confidence = {number: confidence[number] for number in points}
     margin = _margin(gain, dict(zip(rows, places, strict=True)))
-    return Chain(points, confidence, margin, _doubts(centreline, points, confidence, margin))
+    return Chain(points, confidence, margin, _doubts(centreline, points, confidence, margin), beyond)
 
 
 def best_sequence(gain: np.ndarray, deviations: np.ndarray) -> tuple[int, list[int], float]:
@@ -212,6 +215,8 @@ def _doubts(centreline, points, confidence, margin):
     missing = [name for number, name in DISC_NAMES.items() if number not in points]
     if missing:
         doubts.append(f"Only {len(points)} of {len(DISC_NAMES)} discs were found; missing: {', '.join(missing)}.")
+    if min(points) > min(DISC_NAMES):
+        doubts.append("C2/3 is not in view, so the levels could not be counted from there: check their names.")
     if margin < AMBIGUOUS_MARGIN:
         doubts.append(
             "The count of the discs is uncertain: one level higher or lower they would fit almost as well. Check "

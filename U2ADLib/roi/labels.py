@@ -261,6 +261,17 @@ def renumbered(discs: Discs, shift: int) -> Discs:
     return Discs(points, discs.convention, (*discs.notes, f"Levels renumbered by {shift:+d}, as asked."))
 
 
+def moved(discs: Discs, points: dict[int, np.ndarray]) -> Discs:
+    """Discs at other places, or added; points: number → RAS mm (3,). :raises InputError: then out of order."""
+    if not points:
+        return discs
+    changed = discs.points | {n: np.asarray(point, float) for n, point in points.items()}
+    changed = {n: changed[n] for n in sorted(changed)}
+    _check_order(changed)
+    names = ", ".join(DISC_NAMES[n] for n in sorted(points))
+    return Discs(changed, discs.convention, (*discs.notes, f"Placed by hand: {names}."))
+
+
 def disc_labels(volume: Volume, points: dict[int, np.ndarray]) -> np.ndarray:
     """Single voxels with the discs' numbers on a volume's grid, (I, J, K) uint8; points outside it are left out.
 

@@ -2,19 +2,23 @@
 
 A small U-Net finds what can be seen near by: the cord, and that there is a disc. Which disc it is cannot be seen near
 by: at its coarsest level every place attends to every other, to count from the skull base and C2, and says at which
-level of the spine it lies. The network looks at one slice at a time; agreement is sought afterwards (`locate.py`).
+level of the spine it lies. The network looks at one slice at a time, with a glance at the slices to both sides: where
+a slice touches the cord's side, only they tell the cord from what lies beside it. Agreement is sought afterwards
+(`locate.py`).
 """
 
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..mae import Block, axis_embedding
 
-DISC_NUMBERS = (3, 4, 5, 6, 7, 8, 9)  # C2/C3 … C7/T1, and the disc below
+DISC_NUMBERS = tuple(range(3, 14))  # C2/C3 … C7/T1, and the discs of the chest down to T5/T6
+NEIGHBOUR_MM = 3.5  # the slices to both sides are those about so far away
 CHANNELS = ("cord", "canal", "disc", "level")
 MIDDLE_LEVEL, LEVELS = 5.5, 3.0  # the level channel is (number − 5.5) / 3
 
@@ -34,6 +38,13 @@ class RegionArchitecture:
         return 2 ** (len(self.widths) - 1)
 
 
+def neighbours(slices: int, spacing_mm: float) -> np.ndarray:
+    """Indices (S, 3) of the slice to the right, the slice itself and the slice to the left of every slice of a volume;
+    at its sides, where there is none, the outermost."""
+    step = max(1, round(NEIGHBOUR_MM / spacing_mm))
+    return np.clip(np.arange(slices)[:, None] + np.array([-step, 0, step]), 0, slices - 1)
+
+
 class Convolutions(nn.Sequential):
     """Twice: 3 × 3 convolution, group normalisation, SiLU."""
 
@@ -45,7 +56,9 @@ class Convolutions(nn.Sequential):
 
 
 class RegionNet(nn.Module):
-    """Slices (B, 1, H, W), 0–1 at 1 mm, rows from head to feet and columns from front to back → (B, 4, H, W).
+    """Slices (B, 3, H, W), 0–1 at 1 mm, rows from head to feet and columns from front to back → (B, 4, H, W).
+
+    Three slices are given: that to the right, the slice itself, that to the left (`neighbours`).
 
     Channels as in `CHANNELS`: logits of cord, canal and disc, which peaks at the posterior tips; and the level, a
     number that grows along the spine and is that of the disc at a disc (3 at C2/C3), less 5.5 and divided by 3.
@@ -56,7 +69,7 @@ class RegionNet(nn.Module):
         self.architecture = architecture or RegionArchitecture()
         widths, groups = self.architecture.widths, self.architecture.groups
         self.down = nn.ModuleList(
-            Convolutions(inner, outer, groups) for inner, outer in zip((1, *widths), widths, strict=False)
+            Convolutions(inner, outer, groups) for inner, outer in zip((3, *widths), widths, strict=False)
         )
         self.attend = nn.ModuleList(
             Block(widths[-1], self.architecture.heads, 2.0) for _ in range(self.architecture.blocks)

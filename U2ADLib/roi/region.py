@@ -7,6 +7,7 @@ from the user's own masks; a source that finds the cord and the discs by itself 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import binary_erosion
 
 from ..config import SEGMENT_NAMES
 from ..errors import InputError, UsageError
@@ -16,6 +17,7 @@ from .labels import DISC_NAMES, Discs
 from .segments import Segment, label_segments, segments_from_discs
 
 NARROWEST_PX = 4  # a slice is analysed where the cord is at least so wide …
+SIDE_MM = 1.0
 SMALLEST_SHARE = 0.5  # … over this share of the cord's length
 FARTHEST_DISC_MM = 35.0  # a disc (its tip, its centre or its place on the cord) is not farther from the cord's middle
 
@@ -52,15 +54,23 @@ def region_from_labels(stack: SagittalStack, cord: np.ndarray, discs: Discs | No
     in_stack = stack.grid.to_stack(cord.astype(np.float32), order=1) >= 0.5
     if not in_stack.any():
         raise InputError("The cord mask is outside the analysed window or thinner than a pixel of 1 mm.")
-    centreline = Centreline.from_cord(in_stack)
+    return region_in_stack(stack, in_stack, discs)
+
+
+def region_in_stack(stack: SagittalStack, cord: np.ndarray, discs: Discs | None = None) -> Region:
+    """Region from a cord mask (S, 256, 256) bool in the stack and disc points in RAS mm.
+
+    :raises InputError: the cord is too short, or the discs do not belong to it.
+    """
+    centreline = Centreline.from_cord(cord)
     if discs is None:
-        return Region(in_stack, centreline, notes=("No disc labels: the segments cannot be named.",))
+        return Region(cord, centreline, notes=("No disc labels: the segments cannot be named.",))
     points = dict(zip(discs.points, stack.grid.ras_to_stack(np.array(list(discs.points.values()))), strict=True))
-    notes = list(discs.notes) + _check_discs(stack, in_stack, centreline, points)
+    notes = list(discs.notes) + _check_discs(stack, cord, centreline, points)
     segments, missing = segments_from_discs(centreline, points)
     if missing:
         notes.append(f"Not analysed, for want of disc labels or cord: {', '.join(missing)}.")
-    return Region(in_stack, centreline, segments, missing, points, discs.convention, tuple(notes))
+    return Region(cord, centreline, segments, missing, points, discs.convention, tuple(notes))
 
 
 def _check_discs(stack, cord, centreline, points):
@@ -78,6 +88,18 @@ def _check_discs(stack, cord, centreline, points):
         )
     wrong = [name for name, distance in zip(names, behind, strict=True) if distance > 5]
     return [f"Behind the cord instead of in front of it: the label(s) of {', '.join(wrong)}."] if wrong else []
+
+
+def without_sides(cord: np.ndarray, spacing_mm: float) -> np.ndarray:
+    """A cord (S, H, W) less `SIDE_MM` on its right and left; unchanged where slices lie farther apart than that.
+
+    The sides are where a cord that was found by a model is least sure, and a slice that touches the cord from outside
+    shows fluid, which no model of the cord rebuilds.
+    """
+    steps = int(SIDE_MM / spacing_mm + 1e-6)
+    if not steps:
+        return cord
+    return binary_erosion(cord, np.ones((2 * steps + 1, 1, 1), bool))
 
 
 def middle_slice(cord: np.ndarray) -> int:

@@ -31,6 +31,11 @@ class Prepared:
     record: dict
 
 
+def doubt_note(doubt: str) -> str:
+    """A doubt about what was found, as it stands among the notes."""
+    return f"Doubt: {doubt}"
+
+
 def prepare(
     volume: Volume,
     *,
@@ -50,7 +55,7 @@ def prepare(
     Parameters as `analysis.analyse`. :raises InputError, UsageError, ModelError: as there.
     """
     progress("Preparing", 0, 3)
-    record = {"cord": FOUND, "discs": None, "model": None, "confidence": {}, "doubts": []}
+    record = {"cord": FOUND, "discs": None, "model": None, "confidence": {}, "doubts": [], "disc_doubts": []}
     notes: tuple[str, ...] = ()
     found = None
     if cord is not None:
@@ -74,7 +79,8 @@ def prepare(
         raise UsageError("Levels can only be shifted where disc labels are given (--discs).")
     if found is not None:
         record |= {"model": found.model, "confidence": found.confidence, "doubts": list(found.doubts)}
-        notes += tuple(f"Doubt: {doubt}" for doubt in found.doubts)
+        record["disc_doubts"] = list(found.disc_doubts)
+        notes += tuple(doubt_note(doubt) for doubt in found.doubts)
     progress("Preparing", 1, 3)
     if discs is not None and not discs.points:
         notes, discs = notes + discs.notes, None

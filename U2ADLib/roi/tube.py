@@ -33,6 +33,7 @@ FEWEST_ROWS = 4  # that give a direction
 
 STRAY_SHARE = 0.05  # a slice with less than this share of the fullest slice's pixels shows no cord
 CUT_SHARE = 0.8  # an outermost slice with more than this share is not the cord's side
+SHALLOW_MM = 4.5  # a cord is 6 to 9 mm deep, less only where it is compressed
 SHORTEST_MM = 30.0  # less is no cord …
 SHORT_MM = 60.0  # … and less than this is not much of a neck
 LENGTH_STEP = 5  # rows: the length is measured in steps that the roughness of the mask does not lengthen
@@ -116,7 +117,8 @@ def clean_tube(probability: np.ndarray, slice_spacing_mm: float, threshold: floa
         )
     if length < SHORT_MM:
         doubts.append(f"Only {length:.0f} mm of the cord were found.")
-    return Tube(cord, tuple(doubts + _cut_sides(cord)), float(np.clip(probability[cord].mean(), 0, 1)))
+    doubts += _cut_sides(cord) + _off_the_middle(cord)
+    return Tube(cord, tuple(doubts), float(np.clip(probability[cord].mean(), 0, 1)))
 
 
 # --- pixels ---
@@ -216,6 +218,20 @@ def _cut_sides(cord):
         return []
     sides = [name for name, at in (("right", 0), ("left", -1)) if area[at] >= CUT_SHARE * area.max()]
     return [f"The outermost slice on the {side} still shows the full cord: it may be cut off there." for side in sides]
+
+
+def _off_the_middle(cord):
+    """Doubts about where the slices lie: beside the cord's middle, or with the cord at the picture's edge."""
+    doubts = []
+    depth = cord.sum(axis=2).max(axis=0)
+    if np.median(depth[depth > 0]) < SHALLOW_MM:
+        doubts.append(
+            f"The cord is only {np.median(depth[depth > 0]):.0f} mm deep where it is largest: the slices may lie "
+            "beside its middle."
+        )
+    columns = np.flatnonzero(cord.any(axis=(0, 1)))
+    edges = [name for name, at, edge in (("front", 0, 0), ("back", -1, cord.shape[2] - 1)) if columns[at] == edge]
+    return doubts + [f"The cord touches the {edge} edge of the image: it may be cut off there." for edge in edges]
 
 
 # --- pieces ---

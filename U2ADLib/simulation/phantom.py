@@ -246,7 +246,7 @@ def random_config(kind: str, rng: np.random.Generator) -> PhantomConfig:
         lesions=tuple(lesions),
         fused=tuple(name for name in names if rng.random() < 0.06),
         worn=tuple(name for name in names if rng.random() < 0.2),
-        centre_s_mm=between(10, 95),
+        centre_s_mm=between(10, 95) if rng.random() < 0.8 else between(95, 190),
         forward_mm=between(-25, 30),
         bend_mm=between(-5, 5),
         level_scale=between(0.8, 1.15),

@@ -103,7 +103,7 @@ def region_loss(network: RegionNet, batch: Batch, heat_weight: float) -> list[to
     """[total, cord, canal, heat, level]: cross-entropy and soft Dice of the masks, weighted cross-entropy of the discs'
     heat, distance of the level (L1, quadratic below half a level). What is not known does not count.
     """
-    found = network(batch.images[:, None])
+    found = network(batch.images)
     masks, disc, level = found[:, :2], found[:, 2], MIDDLE_LEVEL + LEVELS * found[:, 3]
     crossed = F.binary_cross_entropy_with_logits(masks, batch.masks, reduction="none") * batch.masks_known
     known = batch.masks_known.sum((0, 2, 3)).clamp(min=1)
@@ -130,7 +130,7 @@ def validate_region(network: RegionNet, data: RegionSlices, device) -> dict[str,
     dice, seen, away, named = [], [], [], []
     for start in range(0, len(data), 8):
         batch = draw_batch(data, np.arange(start, min(start + 8, len(data))), np.random.default_rng(0), change=False)
-        found = network(batch.images[:, None].to(device)).cpu()
+        found = network(batch.images.to(device)).cpu()
         masks = (found[:, 0] > 0, batch.masks[:, 0] > 0, batch.masks_known[:, 0] > 0)
         for cord, truth, known in zip(*masks, strict=True):
             if (truth & known).any():

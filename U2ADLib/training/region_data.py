@@ -11,13 +11,14 @@ from itertools import pairwise
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import uniform_filter1d
 
 from ..dataset import Case
 from ..errors import InputError, U2ADError
 from ..io import read_volume
 from ..progress import Progress
 from ..roi.labels import read_cord, read_discs
-from ..roi.network import DISC_NUMBERS
+from ..roi.network import DISC_NUMBERS, neighbours
 from ..sagittal import whole_field
 from ..simulation.phantom import phantom_config, simulate_phantom
 from ..volume import Volume
@@ -29,17 +30,20 @@ HEAT_SIGMA_PX = 2.5
 BAND_MM = 14.0  # levels are learnt so near to the line through the discs' tips
 BEYOND = 1.5  # … and so many levels beyond its ends
 MIDLINE_MM = 8.0  # disc labels on the middle hold for slices so near to it
+CROPPED_SHARE = 0.25  # of the windows lose a part of their field of view
 BESIDE_EVERY = 3  # of the slices beside the cord, every third is learnt from
 UNKNOWN = 255  # in the cord masks
+LAST_LABELLED = 8  # of real necks: discs below C7/T1 are not labelled
 
 
 @dataclass(frozen=True)
 class RegionSlices:
     """N slices on the canvas.
 
-    images (N, H, W) float16, 0–1; cords and canals (N, H, W) uint8: 0, 1 or 255 = not known; tips (N, 7, 2) float32:
-    row and column of each disc of `DISC_NUMBERS`, NaN where there is none; tips_known (N, 7) bool: whether a missing
-    disc is known to be absent; people (N,) names; phantom (N,) bool.
+    images (N, 3, H, W) float16, 0–1: the slice to the right, the slice itself, that to the left; cords and canals
+    (N, H, W) uint8: 0, 1 or 255 = not known; tips (N, D, 2) float32: row and column of each disc of `DISC_NUMBERS`, NaN
+    where there is none; tips_known (N, D) bool: whether a missing disc is known to be absent; people (N,) names;
+    phantom (N,) bool.
     """
 
     images: np.ndarray
@@ -58,10 +62,13 @@ class RegionSlices:
         return RegionSlices(*(getattr(self, f)[chosen] for f in RegionSlices.__dataclass_fields__))
 
     def middles(self) -> np.ndarray:
-        """Row and column (N, 2) of the middle of the discs, or of the cord where no disc is labelled."""
+        """Row and column (N, 2) of the middle of the discs of the neck; where there is none, of the chest's; or of the
+        cord."""
         result = []
         for tips, cord in zip(self.tips, self.cords, strict=True):
-            there = tips[np.isfinite(tips).all(1)]
+            seen = np.isfinite(tips).all(1)
+            neck = seen & (np.array(DISC_NUMBERS) <= LAST_LABELLED)
+            there = tips[neck if neck.any() else seen]
             places = there if len(there) else np.argwhere(cord == 1)
             result.append(places.mean(0) if len(places) else (np.array(CANVAS) - 1) / 2)
         return np.array(result)
@@ -91,31 +98,33 @@ def slices_of_volume(
     spacing = stack.grid.slice_spacing_mm
     places = {n: stack.grid.ras_to_stack(p) - (0, rows.start, columns.start) for n, p in (discs or {}).items()}
     middle = np.mean([p[0] for p in places.values()]) if places else None
-    made = []
+    made, beside = [], neighbours(len(images), spacing)
     for thickness in (1, 3, 5) if spacing < 2 else (1,):
         half = thickness // 2
+        means = uniform_filter1d(images, thickness, axis=0, mode="nearest")
         for k in range(half, len(images) - half, 1 + half):
             part = slice(k - half, k + half + 1)
             masks = [None if m is None else m[part].mean(0) > 0.5 for m in labels]
             near = middle is not None and abs(k - middle) * spacing <= MIDLINE_MM
             shows_cord = masks[0] is not None and masks[0].any()
             # Slices beside the cord, some of them: that there is none has to be learnt, too.
-            beside = masks[0] is not None and k % BESIDE_EVERY == 0
-            if not (near or shows_cord or beside):
+            shows_none = masks[0] is not None and k % BESIDE_EVERY == 0
+            if not (near or shows_cord or shows_none):
                 continue
-            made.append(_on_canvas(images[part].mean(0), *masks, places if near else {}, near, person, phantom))
+            made.append(_on_canvas(means[beside[k]], *masks, places if near else {}, near, person, phantom))
     return join(made) if made else _nothing()
 
 
 def _on_canvas(image, cord, canal, places, near, person, phantom):
-    height, width = image.shape
-    top, left = (max(0, (c - n) // 2) for c, n in zip(CANVAS, image.shape, strict=True))
-    cut_r, cut_c = (max(0, (n - c) // 2) for c, n in zip(CANVAS, image.shape, strict=True))
+    shape = height, width = image.shape[1:]
+    top, left = (max(0, (c - n) // 2) for c, n in zip(CANVAS, shape, strict=True))
+    cut_r, cut_c = (max(0, (n - c) // 2) for c, n in zip(CANVAS, shape, strict=True))
     height, width = min(height, CANVAS[0]), min(width, CANVAS[1])
-    where, source = np.s_[top : top + height, left : left + width], np.s_[cut_r : cut_r + height, cut_c : cut_c + width]
+    where = np.s_[..., top : top + height, left : left + width]
+    source = np.s_[..., cut_r : cut_r + height, cut_c : cut_c + width]
 
     def placed(values, dtype, fill):
-        canvas = np.full(CANVAS, fill, dtype)
+        canvas = np.full((*values.shape[:-2], *CANVAS) if values is not None else CANVAS, fill, dtype)
         if values is not None:
             canvas[:] = 0
             canvas[where] = values[source]
@@ -127,7 +136,7 @@ def _on_canvas(image, cord, canal, places, near, person, phantom):
             tips[i] = places[number][1:] + np.array([top - cut_r, left - cut_c])
     known = np.full(len(DISC_NUMBERS), near)
     if not phantom:
-        known[-1] = False  # discs below C7/T1 are not labelled
+        known[DISC_NUMBERS.index(LAST_LABELLED) + 1 :] = False
     return RegionSlices(
         placed(image, np.float16, 0),
         placed(cord, np.uint8, UNKNOWN),
@@ -143,7 +152,7 @@ def _nothing():
     empty = np.zeros((0, *CANVAS))
     discs = len(DISC_NUMBERS)
     return RegionSlices(
-        empty.astype(np.float16), empty.astype(np.uint8), empty.astype(np.uint8),
+        np.zeros((0, 3, *CANVAS), np.float16), empty.astype(np.uint8), empty.astype(np.uint8),
         np.zeros((0, discs, 2), np.float32), np.zeros((0, discs), bool),
         np.zeros(0, str), np.zeros(0, bool),
     )  # fmt: skip
@@ -188,9 +197,10 @@ def region_phantoms(seeds: Iterable[int], kind: str, progress: Progress) -> Regi
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows: images (B, H, W); cord and canal (B, 2, H, W), heat of discs and level (B, H, W); where each is known.
+    """Windows: images (B, 3, H, W); masks of cord and canal (B, 2, H, W), heat of discs and level (B, H, W); where each
+    is known (1) or not (0).
 
-    tips (B, 7, 2): row and column of the discs in the window, NaN where there is none.
+    tips (B, D, 2): row and column of the discs in the window, NaN where there is none.
     """
 
     images: torch.Tensor
@@ -217,7 +227,7 @@ def draw_batch(data: RegionSlices, chosen: np.ndarray, rng: np.random.Generator,
     theta[:, :, :2] = swapped * half_window / half_canvas[:, None]
     theta[:, :, 2] = (centre[:, ::-1] + 0.5 - half_canvas) / half_canvas
     grid = F.affine_grid(torch.from_numpy(theta).float(), (count, 1, *WINDOW), align_corners=False)
-    images = F.grid_sample(images[:, None], grid, align_corners=False)[:, 0]
+    images = F.grid_sample(images, grid, align_corners=False)
     masks = torch.stack([cords, canals], 1)
     known = F.grid_sample((masks != UNKNOWN).float(), grid, mode="nearest", padding_mode="border", align_corners=False)
     masks = F.grid_sample(masks.clamp(max=1) * (masks != UNKNOWN), grid, align_corners=False)
@@ -225,11 +235,12 @@ def draw_batch(data: RegionSlices, chosen: np.ndarray, rng: np.random.Generator,
     offset = tips - torch.from_numpy(centre).float()[:, None]
     at = torch.einsum("bij,bdj->bdi", to_window, offset) + torch.tensor([(n - 1) / 2 for n in WINDOW])
     heat, heat_known, level, level_known = _targets(at, torch.from_numpy(part.tips_known))
+    heat_known, level_known = heat_known.float(), level_known.float()
     if change:
-        images = _changed(images, rng)
-    return Batch(
-        images.clamp(0, 1), (masks > 0.5).float(), known, heat, heat_known.float(), level, level_known.float(), at
-    )
+        seen = _field_of_view(count, rng)
+        images = _changed(_alone(images, rng), rng) * seen
+        known, heat_known, level_known = known * seen, heat_known * seen[:, 0], level_known * seen[:, 0]
+    return Batch(images.clamp(0, 1), (masks > 0.5).float(), known, heat, heat_known, level, level_known, at)
 
 
 def _targets(tips, tips_known):
@@ -266,9 +277,8 @@ def _draw_places(part, rng, change):
     count = len(middle)
     matrix = np.tile(np.eye(2), (count, 1, 1))
     if not change:
-        return np.floor(
-            middle
-        ) + 0.5, matrix  # the window is an even number of pixels: they fall on those of the canvas
+        # The window is an even number of pixels: so they fall on those of the canvas.
+        return np.floor(middle) + 0.5, matrix
     centre = middle + rng.uniform(-1, 1, (count, 2)) * np.array([80.0, 50.0])
     angle = np.deg2rad(rng.uniform(-14, 14, count))
     scale = np.exp(rng.uniform(np.log(0.85), np.log(1.2), (count, 1))) * rng.uniform(0.94, 1.06, (count, 2))
@@ -277,40 +287,65 @@ def _draw_places(part, rng, change):
     return centre, turn * scale[:, None, :]
 
 
+def _alone(images, rng):
+    """Some without one neighbour or both, as at the sides of a volume and in images of a single slice. (B, 3, H, W)"""
+    images = images.clone()
+    for k, share in enumerate(rng.random(len(images))):
+        for lost in ((0, 2), (0,), (2,), ())[int(np.digitize(share, (0.1, 0.18, 0.26)))]:
+            images[k, lost] = images[k, 1]
+    if rng.random() < 0.5:  # the other side is as likely
+        images = images.flip(1)
+    return images
+
+
+def _field_of_view(count, rng):
+    """1 where there is an image, (B, 1, H, W): some fields of view end inside the window."""
+    seen = torch.ones(count, 1, *WINDOW)
+    for k in np.flatnonzero(rng.random(count) < CROPPED_SHARE):
+        for axis, size in enumerate(WINDOW, start=1):
+            length = int(rng.uniform(0.45, 1.0) * size)
+            start = int(rng.integers(0, size - length + 1))
+            seen[k].narrow(axis, 0, start).zero_()
+            seen[k].narrow(axis, start + length, size - start - length).zero_()
+    return seen
+
+
 def _changed(images, rng):
-    """Other contrast, coil, sharpness, noise, ghosts; every image differently. (B, H, W), 0–1."""
+    """Other contrast, coil, sharpness, noise, ghosts; every slice differently, and its neighbours as it. (B, 3, H, W),
+    0–1."""
     count = len(images)
 
     def column(values):
-        return torch.from_numpy(np.asarray(values, np.float32)).view(-1, 1, 1)
+        return torch.from_numpy(np.asarray(values, np.float32)).view(-1, 1, 1, 1)
 
     def some(share):
         return column(rng.random(count) < share)
 
     # Random convolution, mixed with the image: contrasts no scanner makes, and edges that stay where they are.
-    kernels = torch.from_numpy(rng.normal(size=(count, 1, 3, 3)).astype(np.float32))
-    mixed = F.conv2d(F.pad(images[None], (1, 1, 1, 1), mode="replicate"), kernels, groups=count)[0]
-    low, high = mixed.amin((1, 2), keepdim=True), mixed.amax((1, 2), keepdim=True)
+    kernels = torch.from_numpy(rng.normal(size=(count, 1, 3, 3)).astype(np.float32)).repeat_interleave(3, 0)
+    padded = F.pad(images.flatten(0, 1)[None], (1, 1, 1, 1), mode="replicate")
+    mixed = F.conv2d(padded, kernels, groups=3 * count)[0].view(images.shape)
+    low, high = mixed.amin((1, 2, 3), keepdim=True), mixed.amax((1, 2, 3), keepdim=True)
     mixed = (mixed - low) / (high - low).clamp(min=1e-6)
     share = column(rng.uniform(0, 0.8, count)) * some(0.5)
     images = images * (1 - share) + mixed * share
     images = images.clamp(min=1e-6) ** column(np.exp(rng.uniform(-0.6, 0.5, count)))
     # A coil: a smooth field.
     field = torch.from_numpy(rng.normal(size=(count, 1, 4, 3)).astype(np.float32)) * 0.35
-    field = F.interpolate(field, images.shape[1:], mode="bicubic", align_corners=True)[:, 0]
+    field = F.interpolate(field, images.shape[2:], mode="bicubic", align_corners=True)
     images = images * (field * some(0.7)).exp()
     # Coarser pixels.
     for k in np.flatnonzero(rng.random(count) < 0.4):
         factor = rng.uniform(0.45, 0.9)
-        small = F.interpolate(images[k][None, None], scale_factor=factor, mode="area")
-        images[k] = F.interpolate(small, images.shape[1:], mode="bilinear", align_corners=False)[0, 0]
+        small = F.interpolate(images[k][None], scale_factor=factor, mode="area")
+        images[k] = F.interpolate(small, images.shape[2:], mode="bilinear", align_corners=False)[0]
     # The picture repeated along the neck by swallowing, or from the other side of the field of view.
     for k in np.flatnonzero(rng.random(count) < 0.2):
         shift = int(rng.integers(12, 90)) * int(rng.choice((-1, 1)))
-        images[k] = images[k] + rng.uniform(0.03, 0.15) * torch.roll(images[k], shift, 0)
+        images[k] = images[k] + rng.uniform(0.03, 0.15) * torch.roll(images[k], shift, 1)
     for k in np.flatnonzero(rng.random(count) < 0.1):
-        images[k] = images[k] + rng.uniform(0.1, 0.4) * torch.roll(images[k], images.shape[2] // 2, 1)
+        images[k] = images[k] + rng.uniform(0.1, 0.4) * torch.roll(images[k], images.shape[3] // 2, 2)
     noise = torch.from_numpy(rng.standard_normal(images.shape, dtype=np.float32))
     images = images + noise * column(rng.uniform(0, 0.07, count))
-    top = torch.quantile(images[:, ::3, ::3].flatten(1), 0.998, dim=1).view(-1, 1, 1)
+    top = torch.quantile(images[:, 1, ::3, ::3].flatten(1), 0.998, dim=1).view(-1, 1, 1, 1)
     return images / top.clamp(min=1e-3) * column(rng.uniform(0.85, 1.3, count))
