@@ -12,13 +12,14 @@ CORD ?=
 DISCS ?=
 OUT ?= demo-result
 
-.PHONY: demo test bench lint sample model region clean help
+.PHONY: demo test bench lint sample screenshots model region clean help
 
 help:
 	@echo "make demo    analyse the bundled sample (or INPUT=…; CORD=… and DISCS=… where you have them)"
 	@echo "make test    lint and run the tests"
 	@echo "make bench   measure speed, as ratios within one run"
 	@echo "make sample  simulate the bundled sample again (the same bytes)"
+	@echo "make screenshots  draw the pictures of the panel again"
 	@echo "make model   train the bundled model again (needs the real images; about an hour on two cores)"
 	@echo "make region  train the model that finds cord and levels again (the same)"
 
@@ -45,6 +46,9 @@ bench: $(READY)
 sample: $(READY)
 	$(U2AD) simulate --seed 7 --name sample --lesion C4-5:0.8:5x14x8 --lesion C6-7:0.8:5x10x8 --bulge C5-6:1.2 \
 	  --out $(SAMPLE) --overwrite
+
+screenshots: $(READY)
+	$(BIN)/python Testing/screenshots.py
 
 # Trained on two people and phantoms; the epoch is chosen on a third person. The paths are relative to this folder.
 DATA ?= ../shared/data

@@ -87,10 +87,10 @@ def monte_carlo_ratios() -> None:
 def region_network() -> None:
     """15 slices of a clinical scan and 52 of a 3D one, as they come to the network that finds the cord."""
     model = load_region_model()
-    for count, shape in ((15, (224, 224)), (52, (216, 384))):
+    for count, spacing, shape in ((15, 3.3, (224, 224)), (52, 1.0, (216, 384))):
         images = np.random.default_rng(0).random((count, *shape)).astype(np.float32)
-        region_maps(model.network, images[:1])
-        seconds = timed(lambda images=images: region_maps(model.network, images))
+        region_maps(model.network, images[:1], spacing)
+        seconds = timed(lambda images=images, spacing=spacing: region_maps(model.network, images, spacing))
         print(f"Finding the cord in {count} slices of {shape[0]} × {shape[1]} mm: {seconds:.1f} s (goals: 1 and 4)")
 
 

@@ -215,14 +215,7 @@ def scored(
     cords = region.cord[list(slices)]
     anomaly = filtered_map(reconstruction.aleatoric, cords, score)
     curve = volume_curve(anomaly, cords, region.centreline, slices, score)
-    segments, unseen = _segment_results(curve, region, thresholds)
-    highest = patient_score(curve)
-    lesions = []
-    if thresholds:
-        found = find_lesions(anomaly, curve, region, thresholds.segment, thresholds.patient)
-        signal = stack.to_intensity(stack.images)
-        lesions = lesion_table(found, curve, region, signal, stack.grid.slice_spacing_mm)
-    return Analysis(
+    unflagged = Analysis(
         volume=volume,
         stack=stack,
         region=region,
@@ -230,14 +223,34 @@ def scored(
         reconstruction=reconstruction,
         anomaly=anomaly,
         curve=curve,
-        segments=segments,
-        missing=tuple(sorted({*region.missing, *unseen})),
-        patient_score=highest,
-        patient_flagged=None if thresholds is None else highest > thresholds.patient,
-        thresholds=thresholds,
-        lesions=lesions,
+        segments=(),
+        missing=(),
+        patient_score=patient_score(curve),
+        patient_flagged=None,
+        thresholds=None,
+        lesions=[],
         notes=notes,
         provenance=provenance,
+    )
+    return _flagged(unflagged, thresholds)
+
+
+def _flagged(analysis, thresholds):
+    """The analysis with what depends on the thresholds: flags and lesions."""
+    region, curve = analysis.region, analysis.curve
+    segments, unseen = _segment_results(curve, region, thresholds)
+    lesions = []
+    if thresholds:
+        found = find_lesions(analysis.anomaly, curve, region, thresholds.segment, thresholds.patient)
+        signal = analysis.stack.to_intensity(analysis.stack.images)
+        lesions = lesion_table(found, curve, region, signal, analysis.stack.grid.slice_spacing_mm)
+    return replace(
+        analysis,
+        segments=segments,
+        missing=tuple(sorted({*region.missing, *unseen})),
+        patient_flagged=None if thresholds is None else analysis.patient_score > thresholds.patient,
+        thresholds=thresholds,
+        lesions=lesions,
     )
 
 
@@ -270,17 +283,7 @@ def relabelled(analysis: Analysis, discs: Discs) -> Analysis:
 def with_thresholds(analysis: Analysis, segment: float, patient: float) -> Analysis:
     """The same analysis flagged at other thresholds, chosen by the user."""
     slices = analysis.provenance["configuration"]["slices"]
-    return scored(
-        analysis.volume,
-        analysis.stack,
-        analysis.region,
-        analysis.slices,
-        analysis.reconstruction,
-        score=from_dict(ScoreConfig, analysis.provenance["configuration"]["score"]),
-        thresholds=Thresholds(segment, patient, slices, "chosen by the user"),
-        notes=analysis.notes,
-        provenance=analysis.provenance,
-    )
+    return _flagged(analysis, Thresholds(segment, patient, slices, "chosen by the user"))
 
 
 def slice_rule(slices: str | int) -> str | int:

@@ -328,6 +328,16 @@ def train_region(options, console: Console) -> None:
     console.result(f"Model: {folder}\nCurves: {folder / 'training' / 'curves.png'}", result=str(folder))
 
 
+def devices(options, console: Console) -> None:
+    """`u2ad devices`"""
+    from .device import available
+
+    found = available()
+    memory = {d["device"]: f", {d['free_gb']} of {d['total_gb']} GB free" for d in found if "free_gb" in d}
+    lines = [f"{d['device']:<8} {d['name']}{memory.get(d['device'], '')}" for d in found]
+    console.result("\n".join(lines), result="devices", devices=found)
+
+
 def models_list(options, console: Console) -> None:
     """`u2ad models list`"""
     from .package import BUNDLED_DEFAULT, list_models
@@ -507,6 +517,8 @@ def build_parser() -> argparse.ArgumentParser:
     region.add_argument("--steps", type=_positive, default=3000, metavar="N", help="batches (%(default)s)")
     region.add_argument("--batch", type=_positive, default=8, metavar="N", help="slices in a batch (%(default)s)")
     region.add_argument("--seed", type=int, default=0)
+
+    command(commands, devices, "devices", "list what --device can be on this computer", [running])
 
     models = commands.add_parser("models", help="list, check, install and remove models", allow_abbrev=False)
     verbs = models.add_subparsers(title="commands", metavar="COMMAND", required=True)

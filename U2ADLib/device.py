@@ -31,6 +31,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in text or "MPS backend out of memory" in text)
 
 
+def available() -> list[dict]:
+    """The devices of this computer, the fastest first: {"device", "name"}; of a CUDA GPU "free_gb", "total_gb", too."""
+    found = []
+    for k in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        free, total = (round(size / 2**30, 1) for size in torch.cuda.mem_get_info(k))
+        name = torch.cuda.get_device_name(k)
+        found.append({"device": f"cuda:{k}", "name": name, "free_gb": free, "total_gb": total})
+    if torch.backends.mps.is_available():
+        found.append({"device": "mps", "name": "Apple GPU"})
+    return [*found, {"device": "cpu", "name": f"CPU, {torch.get_num_threads()} threads"}]
+
+
 def describe(device: torch.device) -> str:
     """For a person and for the provenance: `cpu (2 threads)` or `cuda: NVIDIA …`."""
     if device.type == "cuda":

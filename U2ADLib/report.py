@@ -37,6 +37,7 @@ import json
 import os
 import secrets
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -73,6 +74,8 @@ FILES = {
     "anocurve.png": "anomaly along the cord",
     STATE: "maps in the standard slices, to go on from there",
 }
+
+QC_PAGE = "qc.html"  # shows earlier results (`qc_page.py`): it goes with them
 
 REGION_FILES = ("cord.nii.gz", "discs.nii.gz", "segments.nii.gz", "region.png", "region.json")
 
@@ -241,7 +244,7 @@ def _write_files(analysis, folder, progress):
         progress("Writing", k, len(writers))
         write(folder / name, analysis)
     progress("Writing", len(writers), len(writers))
-    write_json(folder / RECORD, _record(analysis, writers) | {"state_sha256": file_sha256(folder / STATE)})
+    write_json(folder / RECORD, analysis_record(analysis, writers) | {"state_sha256": file_sha256(folder / STATE)})
     return [RECORD, *writers]
 
 
@@ -249,8 +252,8 @@ def _map_writer(name):
     return lambda path, analysis: write_volume(path, analysis.volume.with_array(analysis.on_input(name)))
 
 
-def _record(analysis, files):
-    """See the module's docstring."""
+def analysis_record(analysis: Analysis, files: Iterable[str] = ()) -> dict:
+    """What `analysis.json` holds, see the module's docstring; less the checksum of the state."""
     return {
         "format": FORMAT,
         "research_use_only": RESEARCH_USE_ONLY,
@@ -314,7 +317,7 @@ def _cell(value):
 def _carry_over(old, new):
     """Copy what earlier results' folder holds beyond them, so that no file of the user's is ever lost."""
     for path in old.iterdir():
-        if path.name == RECORD or path.name in FILES:
+        if path.name in (RECORD, QC_PAGE) or path.name in FILES:
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.copytree(path, new / path.name, symlinks=True)

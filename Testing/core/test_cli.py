@@ -11,6 +11,7 @@ from U2ADLib import __version__, cli
 from U2ADLib.cancel import Cancellation
 from U2ADLib.cli import main
 from U2ADLib.config import SEGMENT_NAMES
+from U2ADLib.device import choose_device
 from U2ADLib.errors import Cancelled
 from U2ADLib.io import write_volume
 from U2ADLib.roi import labels
@@ -296,3 +297,13 @@ def test_models_commands(tmp_path, tiny_model, monkeypatch, capsys):
     assert main(["models", "remove", "first"]) == 0
     assert main(["models", "remove", "first"]) == 4
     assert "no model 'first'" in capsys.readouterr().err
+
+
+def test_devices(capsys):
+    assert main(["devices", "--progress", "none"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("cpu ")
+    assert main(["devices", "--progress", "json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])["devices"]
+    assert found[-1]["device"] == "cpu"
+    for device in found:
+        choose_device(device["device"])  # whatever is listed can be chosen

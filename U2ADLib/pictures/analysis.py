@@ -4,6 +4,7 @@ Drawing is apart from writing: the `draw_…` functions return an RGB array (H, 
 PNG. No picture carries the name of the image: it may be shown around.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -226,29 +227,75 @@ def draw_overlay(analysis) -> np.ndarray:
     Pixels are enlarged 4 times (3 times for more than 4 slices). Segments are named between the two, their
     borders ticked, flagged ones coloured; arrows point to the peaks of findings.
     """
+    plan = _plan(analysis, copies=2)
+    canvas = Canvas(*plan.page, _BACKGROUND)
+    canvas.text(_GAP, 40, "Anomaly map", 30, _TEXT)
+    canvas.text(_GAP, 84, verdict(analysis), 24, ORANGE if findings(analysis) else _TEXT)
+    _draw_colour_bar(canvas, plan.page[0] - _GAP - 400, heat_top(analysis), analysis.anomaly.max())
+    for k in range(len(analysis.slices)):
+        _draw_tile(canvas, analysis, k, plan)
+    _draw_footer(canvas, plan)
+    return canvas.array()
+
+
+def draw_blink_pair(analysis) -> tuple[np.ndarray, np.ndarray]:
+    """Two pictures of one size to switch between: every analysed slice as it is, and with map and outline.
+
+    Whatever else they show is the same, so only the cord and its outline change.
+    """
+    plan = _plan(analysis, copies=1)
+    pair = []
+    for with_map in (False, True):
+        canvas = Canvas(*plan.page, _BACKGROUND)
+        _draw_colour_bar(canvas, plan.page[0] - _GAP - 400, heat_top(analysis), analysis.anomaly.max())
+        for k in range(len(analysis.slices)):
+            _draw_single(canvas, analysis, k, plan, with_map)
+        _draw_footer(canvas, plan)
+        pair.append(canvas.array())
+    return tuple(pair)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Where the slices lie on a page, in its pixels."""
+
+    window: tuple[slice, slice]  # rows and columns of the stack
+    scale: int
+    tile: tuple[int, int]  # height and width of what belongs to one slice
+    columns: int
+    page: tuple[int, int]  # width, height
+    brightest: float  # of the image: white
+
+    @property
+    def width(self) -> int:
+        """Of one copy of a slice."""
+        return (self.window[1].stop - self.window[1].start) * self.scale
+
+    def corner(self, k: int) -> tuple[int, int]:
+        """Upper left corner of the k-th slice's title."""
+        return _GAP + k % self.columns * self.tile[1], _HEADER + k // self.columns * self.tile[0]
+
+
+def _plan(analysis, copies):
+    """A page for all slices, each `copies` times, about half as wide again as high."""
     count = len(analysis.slices)
     scale = 4 if count <= 4 else 3
     images, cord = (a[list(analysis.slices)] for a in (analysis.stack.images, analysis.region.cord))
-    brightest = BRIGHTEST * float(np.median(images[cord])) or 1.0
     window = overlay_window(cord)
     height, width = ((w.stop - w.start) * scale for w in window)
-    tile = (_TITLE + height + _GAP, 2 * width + _GUTTER + _GAP)
+    tile = (_TITLE + height + _GAP, copies * width + _GUTTER + _GAP)
     columns = min(range(1, count + 1), key=lambda n: abs(np.log(n * tile[1] / (-(-count // n) * tile[0]) / 1.5)))
     rows = -(-count // columns)
-    page_width = max(columns * tile[1] + _GAP, 1240)
-    canvas = Canvas(page_width, _HEADER + rows * tile[0] + _FOOTER, _BACKGROUND)
+    page = (max(columns * tile[1] + _GAP, 1240), _HEADER + rows * tile[0] + _FOOTER)
+    return _Plan(window, scale, tile, columns, page, BRIGHTEST * float(np.median(images[cord])) or 1.0)
 
-    canvas.text(_GAP, 40, "Anomaly map", 30, _TEXT)
-    canvas.text(_GAP, 84, verdict(analysis), 24, ORANGE if findings(analysis) else _TEXT)
-    _draw_colour_bar(canvas, page_width - _GAP - 400, heat_top(analysis), analysis.anomaly.max())
-    for k in range(count):
-        x, y = _GAP + k % columns * tile[1], _HEADER + k // columns * tile[0]
-        _draw_tile(canvas, analysis, k, window, scale, (x, y), brightest)
-    y = _HEADER + rows * tile[0] + 10
-    canvas.line([(_GAP, y), (_GAP + 20 * scale, y)], _TEXT, 3)
-    canvas.text(_GAP + 20 * scale + 12, y, "20 mm.  Anterior is on the left, slices run from right to left.", 19, _DIM)
+
+def _draw_footer(canvas, plan):
+    y = plan.page[1] - _FOOTER + 10
+    canvas.line([(_GAP, y), (_GAP + 20 * plan.scale, y)], _TEXT, 3)
+    text = "20 mm.  Anterior is on the left, slices run from right to left."
+    canvas.text(_GAP + 20 * plan.scale + 12, y, text, 19, _DIM)
     canvas.text(_GAP, y + 30, RESEARCH_USE_ONLY, 19, _DIM)
-    return canvas.array()
 
 
 def overlay_window(cord: np.ndarray) -> tuple[slice, slice]:
@@ -260,36 +307,76 @@ def overlay_window(cord: np.ndarray) -> tuple[slice, slice]:
     return tuple(window)
 
 
-def _draw_tile(canvas, analysis, k, window, scale, corner, brightest):
-    """One slice without and with its map. `corner`: upper left of the title above it."""
+def _draw_tile(canvas, analysis, k, plan):
+    """One slice without and with its map, the segments' names between the two."""
+    x, y = plan.corner(k)
+    right = x + plan.width + _GUTTER
+    _draw_title(canvas, analysis, k, (x, y))
+    for left, with_map in ((x, False), (right, True)):
+        _draw_plane(canvas, analysis, k, plan, (left, y + _TITLE), with_map)
+    _draw_names(canvas, analysis, plan, (x + plan.width + _GUTTER / 2, y + _TITLE))
+    _draw_ticks(canvas, analysis, plan, (right, y + _TITLE))
+    for left in (x, right):
+        _draw_arrows(canvas, analysis, k, plan, (left, y + _TITLE))
+
+
+def _draw_single(canvas, analysis, k, plan, with_map):
+    """One slice with or without its map, the segments' names on its left."""
+    x, y = plan.corner(k)
+    corner = (x + _GUTTER, y + _TITLE)
+    _draw_title(canvas, analysis, k, (x + _GUTTER, y))
+    _draw_plane(canvas, analysis, k, plan, corner, with_map)
+    _draw_names(canvas, analysis, plan, (x + _GUTTER / 2, y + _TITLE))
+    _draw_ticks(canvas, analysis, plan, corner)
+    _draw_arrows(canvas, analysis, k, plan, corner)
+
+
+def _draw_title(canvas, analysis, k, corner):
     number = analysis.slices[k]
-    x, y = corner
-    grey = enlarged(analysis.stack.images[number][window] / brightest, scale)
-    cord = repeated(analysis.region.cord[number][window], scale)
-    heat = repeated(analysis.anomaly[k][window] / heat_top(analysis), scale)
-    picture = heat_overlay(grey, heat)
-    picture[ndimage.binary_dilation(cord) & ~cord] = SKY
-    right = x + grey.shape[1] + _GUTTER
-    marks = [s for s, at, _ in findings(analysis) if at == number]
-    canvas.text(x, y + 14, slice_label(analysis, number), 20, ORANGE if marks else _TEXT)
-    y += _TITLE
-    canvas.paste(x, y, to_bytes(np.repeat(grey[..., None], 3, axis=-1)))
-    canvas.paste(right, y, picture)
+    canvas.text(corner[0], corner[1] + 14, slice_label(analysis, number), 20, ORANGE if _marks(analysis, k) else _TEXT)
 
-    def at(left, points):
-        """Stack (row, column) → canvas (x, y), in the copy of the slice that begins at `left`."""
-        row, column = np.moveaxis(np.asarray(points) - (window[0].start, window[1].start) + 0.5, -1, 0)
-        return np.stack([left + column * scale, y + row * scale], axis=-1)
 
+def _draw_plane(canvas, analysis, k, plan, corner, with_map):
+    """The pixels of a slice, as they are or with the anomaly map and the outline of the cord."""
+    number = analysis.slices[k]
+    grey = enlarged(analysis.stack.images[number][plan.window] / plan.brightest, plan.scale)
+    if with_map:
+        cord = repeated(analysis.region.cord[number][plan.window], plan.scale)
+        picture = heat_overlay(grey, repeated(analysis.anomaly[k][plan.window] / heat_top(analysis), plan.scale))
+        picture[ndimage.binary_dilation(cord) & ~cord] = SKY
+    else:
+        picture = to_bytes(np.repeat(grey[..., None], 3, axis=-1))
+    canvas.paste(*corner, picture)
+
+
+def _on_page(plan, corner, points):
+    """Stack (row, column) → (x, y) of the page, in the copy of the slice whose upper left corner is `corner`."""
+    row, column = np.moveaxis(np.asarray(points) - [w.start for w in plan.window] + 0.5, -1, 0)
+    return np.stack([corner[0] + column * plan.scale, corner[1] + row * plan.scale], axis=-1)
+
+
+def _draw_names(canvas, analysis, plan, middle):
+    """Names one below the other, centred at x of `middle`, whose y is the upper end of the slice."""
     for name, s, flagged in _names(analysis):
-        row = at(0, analysis.region.centreline.at(s)[0])[1]
-        canvas.text(x + grey.shape[1] + _GUTTER / 2, row, name, 19, ORANGE if flagged else _TEXT, "mm")
+        row = _on_page(plan, middle, analysis.region.centreline.at(s)[0])[1]
+        canvas.text(middle[0], row, name, 19, ORANGE if flagged else _TEXT, "mm")
+
+
+def _draw_ticks(canvas, analysis, plan, corner):
+    """At the segments' borders, on both sides of the cord."""
     for s in _borders(analysis):
         for side in (-1, 1):
-            canvas.line(at(right, _beside(analysis, s, side * _TICK_MM)), SKY, 1.5)
-    for s in marks:
-        for left in (x, right):
-            _draw_arrow(canvas, *at(left, _beside(analysis, s, _ARROW_MM)))
+            canvas.line(_on_page(plan, corner, _beside(analysis, s, side * _TICK_MM)), SKY, 1.5)
+
+
+def _draw_arrows(canvas, analysis, k, plan, corner):
+    for s in _marks(analysis, k):
+        _draw_arrow(canvas, *_on_page(plan, corner, _beside(analysis, s, _ARROW_MM)))
+
+
+def _marks(analysis, k):
+    """Positions in mm of the findings whose peak is in the k-th of the analysed slices."""
+    return [s for s, number, _ in findings(analysis) if number == analysis.slices[k]]
 
 
 def _names(analysis):

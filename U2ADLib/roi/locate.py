@@ -185,4 +185,4 @@ def _notes(points):
     if not points:
         return ("No cervical disc was recognised: the segments cannot be named.",)
     names = ", ".join(DISC_NAMES[n] for n in sorted(points))
-    return (f"Discs found by the model: {names}. Check the names on the picture; --shift-levels moves them.",)
+    return (f"Discs found by the model: {names}. Check the names on the picture; all can be shifted by a level.",)

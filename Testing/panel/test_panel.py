@@ -1,0 +1,318 @@
+"""The panel, as a user works with it: real clicks, a real scene, the real worker."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import qt
+import slicer
+import slicer.util
+
+from U2ADLib.batch import SUMMARY
+from U2ADLib.errors import InputError
+from U2ADLib.resources import resource
+from U2ADScene import dependencies, job, results, runs
+
+LEFT = qt.Qt.LeftButton
+
+
+def click(button):
+    qt.QTest.mouseClick(button, LEFT)
+
+
+def settle(widget):
+    """Let Slicer work until nothing runs."""
+    while widget.running or widget._batch:
+        slicer.app.processEvents()
+
+
+def nodes_in_scene():
+    return sorted(node.GetID() for node in slicer.util.getNodesByClass("vtkMRMLNode"))
+
+
+@pytest.fixture
+def opened(panel, app):
+    """The panel in a window, with this Python as the worker's."""
+    widget = panel()
+    widget.worker_program = sys.executable
+    widget.parent.resize(460, 1100)
+    widget.parent.show()
+    qt.QApplication.processEvents()
+    return widget
+
+
+@pytest.fixture
+def analysed(opened):
+    """The sample, loaded and analysed by clicks."""
+    click(opened.ui.sampleButton)
+    click(opened.ui.applyButton)
+    settle(opened)
+    return opened
+
+
+def program(tmp_path, code):
+    path = tmp_path / "python"
+    path.write_text(f"#!{sys.executable}\nimport sys, time\n{code}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def rows(table):
+    return [[table.item(r, c).text() for c in range(table.columnCount)] for r in range(table.rowCount)]
+
+
+def test_a_fresh_panel_needs_a_volume_and_no_torch(opened):
+    ui = opened.ui
+    assert not ui.applyButton.enabled
+    assert ui.applyButton.toolTip == "Choose a volume first."
+    assert not ui.exportButton.enabled
+    assert not ui.segmentsTable.visible
+    assert "edgemae-first" in ui.modelSelector.currentText
+    assert "Thresholds" in ui.modelCard.text
+    assert not ui.removeModelButton.enabled  # a bundled one
+    click(ui.sampleButton)
+    assert ui.applyButton.enabled
+
+
+def test_from_a_click_to_flagged_segments(analysed):
+    ui = analysed.ui
+    assert "Flagged: C4-5, C6-7" in ui.verdictLabel.text
+    shown = rows(ui.segmentsTable)
+    assert [row[0] for row in shown] == ["C2-3", "C3-4", "C4-5", "C5-6", "C6-7", "C7-T1", "whole cord"]
+    assert [row[0] for row in shown if row[3] == "flagged"][:2] == ["C4-5", "C6-7"]
+    assert ui.applyButton.text == "Apply"
+    assert not ui.progressBar.visible
+    volume = opened_volume(analysed)
+    (nodes,) = results.find(volume)
+    yellow = slicer.mrmlScene.GetSingletonNode("Yellow", "vtkMRMLSliceCompositeNode")
+    assert yellow.GetForegroundVolumeID() == nodes["anomaly"].GetID()
+    assert not list(Path(slicer.app.temporaryPath).glob("U2AD-*"))
+
+
+def opened_volume(widget):
+    return widget.ui.inputSelector.currentNode()
+
+
+def test_progress_runs_to_the_end_and_apply_is_cancel_meanwhile(opened):
+    click(opened.ui.sampleButton)
+    seen, stages = [], set()
+    click(opened.ui.applyButton)
+    assert opened.ui.applyButton.text == "Cancel"
+    while opened.running:
+        slicer.app.processEvents()
+        seen.append(opened.ui.progressBar.value)
+        stages.add(opened.ui.statusLabel.text.split(",")[0])
+    assert seen == sorted(seen)
+    assert seen[-1] == 1000
+    assert "Reconstruction" in stages
+
+
+def test_cancel_leaves_the_scene_as_it_was(opened, tmp_path):
+    click(opened.ui.sampleButton)
+    before = nodes_in_scene()
+    click(opened.ui.applyButton)
+    while opened._run.state == job.STARTING:
+        slicer.app.processEvents()
+    click(opened.ui.applyButton)
+    settle(opened)
+    assert opened.ui.statusLabel.text == "Cancelled. Nothing was changed."
+    assert nodes_in_scene() == before
+    assert opened.ui.applyButton.enabled
+    assert opened.ui.applyButton.text == "Apply"
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("print('MemoryError', file=sys.stderr); sys.exit(1)", "memory ran out"),
+        ("print('OSError: [Errno 28] No space left on device', file=sys.stderr); sys.exit(1)", "disk is full"),
+        ('print(\'{"error": "The cord mask is empty.", "exit_code": 3}\'); sys.exit(3)', "The cord mask is empty."),
+        ("sys.exit(9)", "exit code 9"),
+    ],
+)
+def test_errors_stand_in_the_panel(opened, tmp_path, code, said):
+    click(opened.ui.sampleButton)
+    before = nodes_in_scene()
+    opened.worker_program = program(tmp_path, code)
+    click(opened.ui.applyButton)
+    settle(opened)
+    assert said in opened.ui.statusLabel.text
+    assert opened.ui.applyButton.enabled
+    assert nodes_in_scene() == before
+
+
+def test_what_is_no_neck_is_refused(opened):
+    noise = np.random.default_rng(0).integers(0, 500, (15, 128, 128)).astype(np.int16)
+    affine = np.array([[0, 0, -3.3, 20], [1, 0, 0, -60], [0, -1, 0, 60], [0, 0, 0, 1.0]])
+    node = slicer.util.addVolumeFromArray(noise, ijkToRAS=affine, name="noise")
+    opened.ui.inputSelector.setCurrentNode(node)
+    click(opened.ui.applyButton)
+    settle(opened)
+    assert "No spinal cord was found" in opened.ui.statusLabel.text
+    assert not results.find(node)
+
+
+def test_devices_are_looked_for_when_the_section_is_opened(opened):
+    selector = opened.ui.deviceSelector
+    assert [selector.itemData(k) for k in range(selector.count)] == ["auto", "cpu"]
+    opened.ui.modelSection.collapsed = False
+    while not opened._devices_job.ended:
+        slicer.app.processEvents()
+    assert "threads" in selector.itemText(selector.count - 1)
+    assert opened._settings().device == "auto"
+
+
+def test_missing_packages_are_asked_for(opened, monkeypatch):
+    click(opened.ui.sampleButton)
+    asked = []
+    monkeypatch.setattr(dependencies, "missing", lambda: ("torch",))
+    monkeypatch.setattr(dependencies, "install", lambda wanted, confirm: asked.append(wanted) and False)
+    click(opened.ui.applyButton)
+    assert asked == [("torch",)]
+    assert not opened.running
+    assert "packages" in opened.ui.statusLabel.text
+
+
+def test_thresholds_flag_at_once(analysed, monkeypatch):
+    ui = analysed.ui
+    monkeypatch.setattr(runs.Run, "start", lambda *args: pytest.fail("computed again"))
+    ui.segmentThreshold.value = 0.2
+    assert [row[0] for row in rows(ui.segmentsTable) if row[3]] == ["C4-5", "whole cord"]
+    ui.segmentThreshold.value = 0.05
+    assert "C3-4" in ui.verdictLabel.text
+    click(ui.resetThresholdsButton)
+    assert "Flagged: C4-5, C6-7" in ui.verdictLabel.text
+    assert ui.segmentThreshold.value == pytest.approx(0.167, abs=2e-3)
+
+
+def test_levels_can_be_shifted_and_discs_moved(analysed):
+    ui = analysed.ui
+    click(ui.levelDownButton)
+    assert "Flagged: C5-6, C7-T1" in ui.verdictLabel.text
+    click(ui.levelUpButton)
+    assert "Flagged: C4-5, C6-7" in ui.verdictLabel.text
+    (nodes,) = results.find(opened_volume(analysed))
+    markups = nodes.discs
+    for k in range(markups.GetNumberOfControlPoints()):
+        markups.SetNthControlPointLabel(k, "moved?")
+    click(ui.useDiscsButton)
+    assert "moved?" in ui.statusLabel.text  # said what is wrong, and nothing was lost
+    assert "Flagged: C4-5" in ui.verdictLabel.text
+
+
+def test_a_click_on_a_segment_shows_it(analysed):
+    ui = analysed.ui
+    analysis = analysed.logic.analyses.of(analysed._nodes)
+    item = ui.segmentsTable.item(4, 0)
+    qt.QTest.mouseClick(
+        ui.segmentsTable.viewport(), LEFT, qt.Qt.NoModifier, ui.segmentsTable.visualItemRect(item).center()
+    )
+    segment = analysis.segments[4]
+    row, column = (float(v[0]) for v in analysis.region.centreline.at([segment.peak_mm])[0].T)
+    ras = analysis.stack.grid.stack_to_ras(np.array([segment.peak_slice, row, column]))
+    offset = slicer.mrmlScene.GetSingletonNode("Yellow", "vtkMRMLSliceNode").GetSliceToRAS()
+    normal = np.array([offset.GetElement(k, 2) for k in range(3)])
+    origin = np.array([offset.GetElement(k, 3) for k in range(3)])
+    assert abs((ras - origin) @ normal) < 0.5
+
+
+def test_what_is_shown_can_be_chosen(analysed):
+    ui = analysed.ui
+    composite = slicer.mrmlScene.GetSingletonNode("Yellow", "vtkMRMLSliceCompositeNode")
+    for index, name in enumerate(("anomaly", "error", "uncertainty", "reconstruction")):
+        ui.overlaySelector.setCurrentIndex(index)
+        assert composite.GetForegroundVolumeID() == analysed._nodes[name].GetID()
+    ui.overlaySelector.setCurrentIndex(4)
+    assert composite.GetForegroundVolumeID() is None
+    ui.overlaySelector.setCurrentIndex(0)
+    ui.opacitySlider.value = 0.4
+    assert composite.GetForegroundOpacity() == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("update", [True, False])
+def test_a_second_run_replaces_or_adds(analysed, update):
+    ui = analysed.ui
+    first = analysed._nodes
+    if ui.updateCheckBox.checked != update:
+        click(ui.updateCheckBox)
+    click(ui.applyButton)
+    settle(analysed)
+    found = results.find(opened_volume(analysed))
+    assert len(found) == (1 if update else 2)
+    assert found[0].run == first.run
+    assert analysed._nodes.run == found[-1].run
+
+
+def test_a_deleted_volume_ends_its_run(opened):
+    click(opened.ui.sampleButton)
+    click(opened.ui.applyButton)
+    slicer.mrmlScene.RemoveNode(opened_volume(opened))
+    settle(opened)
+    assert "The volume was deleted" in opened.ui.statusLabel.text
+    assert not slicer.util.getNodesByClass("vtkMRMLTableNode")
+
+
+def test_a_closed_scene_ends_its_run(opened):
+    click(opened.ui.sampleButton)
+    click(opened.ui.applyButton)
+    slicer.mrmlScene.Clear(0)
+    settle(opened)
+    assert not slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    assert not opened.ui.applyButton.enabled
+
+
+def test_results_are_shown_again_after_the_panel_was_left(analysed):
+    analysed.exit()
+    assert analysed._link is None
+    analysed.enter()
+    assert "Flagged: C4-5, C6-7" in analysed.ui.verdictLabel.text
+    assert analysed._link.connected
+
+
+def test_another_volume_has_its_own_results(analysed):
+    other = slicer.util.addVolumeFromArray(np.zeros((5, 40, 40), np.int16), name="other")
+    analysed.ui.inputSelector.setCurrentNode(other)
+    assert "Nothing has been analysed" in analysed.ui.verdictLabel.text
+    first = slicer.mrmlScene.GetFirstNodeByName("U2ADNeckPhantom")
+    analysed.ui.inputSelector.setCurrentNode(first)
+    assert "Flagged: C4-5, C6-7" in analysed.ui.verdictLabel.text
+
+
+def test_the_report(analysed, tmp_path):
+    (tmp_path / "report").mkdir()
+    analysed.ui.exportFolder.directory = str(tmp_path / "report")
+    click(analysed.ui.exportButton)
+    (folder,) = (tmp_path / "report").iterdir()
+    assert {"analysis.json", "qc.html", "overlay.png"} <= {path.name for path in folder.iterdir()}
+    click(analysed.ui.exportButton)  # nothing is overwritten
+    assert "holds results already" in analysed.ui.statusLabel.text
+
+
+def test_a_folder_of_images(opened, tmp_path):
+    given, out = tmp_path / "in", tmp_path / "out"
+    given.mkdir()
+    (given / "a.nii.gz").write_bytes(resource("Sample", "sample_T2w.nii.gz").read_bytes())
+    (given / "broken.nii.gz").write_bytes(b"no image")
+    opened.ui.batchSection.collapsed = False
+    opened.ui.batchInput.directory, opened.ui.batchOutput.directory = str(given), str(out)
+    opened.ui.batchButton.click()
+    assert opened.ui.batchButton.text == "Cancel"
+    settle(opened)
+    assert [row[:3] for row in rows(opened.ui.batchTable)] == [["a", "done", "C4-5 C6-7"], ["broken", "refused", ""]]
+    assert (out / SUMMARY).is_file()
+    assert "1 of 2 cases done" in opened.ui.statusLabel.text
+
+
+def test_the_console(load_module, app):
+    logic = load_module().U2ADLogic()
+    volume = logic.loadSample()
+    stages = []
+    nodes = logic.process(volume, program=sys.executable, progress=lambda stage, *now: stages.append(stage))
+    assert logic.analyses.of(nodes).flagged == ("C4-5", "C6-7")
+    assert stages[-1] == "Writing"
+    run = logic.process(volume, program=sys.executable, wait=False)
+    run.job.wait()
+    assert run.nodes.run != nodes.run
+    with pytest.raises(InputError, match="no image"):
+        logic.process(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode"), program=sys.executable)

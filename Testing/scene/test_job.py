@@ -1,0 +1,150 @@
+"""The worker process: real runs, and a stand-in for every way it can end."""
+
+import json
+import os
+import signal
+import sys
+
+import pytest
+import slicer
+
+from U2ADScene import job as module
+from U2ADScene.job import CANCELLED, CANCELLING, DONE, FAILED, READY, RUNNING, STARTING, Job
+
+
+@pytest.fixture
+def stand_in(tmp_path):
+    """Function: Python code → a program that runs it in place of the worker."""
+
+    def made(code):
+        path = tmp_path / "python"
+        path.write_text(f"#!{sys.executable}\nimport sys, json, os, time\n{code}\n")
+        path.chmod(0o755)
+        return str(path)
+
+    return made
+
+
+def line(**values):
+    return f"print({json.dumps(json.dumps(values))}, flush=True)\n"
+
+
+def run(program, arguments=()):
+    states, progress = [], []
+    job = Job(on_progress=lambda *now: progress.append(now), on_state=states.append)
+    job.start(list(arguments), program)
+    job.wait()
+    return job, states, progress
+
+
+def test_the_real_worker(app, tmp_path):
+    job, states, progress = run(sys.executable, ["simulate", "--out", str(tmp_path / "out")])
+    assert job.state == DONE
+    assert job.error == ""
+    assert states == [STARTING, RUNNING, DONE]
+    assert (tmp_path / "out" / "phantom_T2w.nii.gz").is_file()
+    assert job.result["result"].endswith("phantom_T2w.nii.gz")
+    assert progress[-1][1] == 1.0
+
+
+def test_its_own_errors_are_told_as_they_are(app, tmp_path):
+    job, _, _ = run(sys.executable, ["locate", str(tmp_path / "nothing.nrrd"), "--out", str(tmp_path / "out")])
+    assert job.state == FAILED
+    assert "nothing.nrrd" in job.error
+    assert not (tmp_path / "out").exists()
+
+
+def test_lines_may_come_in_pieces(app, stand_in):
+    code = (
+        line(stage="Reading", done=1, total=1, seconds_left=None)
+        + "print('a library says something')\n"
+        + 'sys.stdout.write(\'{"message": "caf\'); sys.stdout.flush(); time.sleep(0.05)\n'
+        + 'sys.stdout.write(\'e", "level": "note"}\\n\'); sys.stdout.flush()\n'
+        + line(stage="Reconstruction", done=1, total=2, seconds_left=4.0)
+        + line(result="/x", summary="done")
+    )
+    job, states, progress = run(stand_in(code))
+    assert states == [STARTING, RUNNING, DONE]
+    assert job.notes == ["cafe"]
+    assert progress[0] == ("Reading", pytest.approx(0.03), None)
+    assert progress[1] == ("Reconstruction", pytest.approx(0.525), 4.0)
+    assert job.result["result"] == "/x"
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("os.kill(os.getpid(), 9)", "memory ran out"),
+        ("print('MemoryError', file=sys.stderr); sys.exit(1)", "memory ran out"),
+        ("print('OSError: [Errno 28] No space left on device', file=sys.stderr); sys.exit(1)", "disk is full"),
+        ("print(\"ModuleNotFoundError: No module named 'torch'\", file=sys.stderr); sys.exit(1)", "torch"),
+        ("print('Traceback', file=sys.stderr); print('ZeroDivisionError: x', file=sys.stderr); sys.exit(7)", "Zero"),
+        ("sys.exit(5)", "exit code 5"),
+        ("sys.exit(0)", "unexpectedly"),  # without a result it did not do what it was asked to
+    ],
+)
+def test_every_other_end_says_what_to_do(app, stand_in, code, said):
+    job, _, _ = run(stand_in(code))
+    assert job.state == FAILED
+    assert said in job.error
+
+
+def test_what_cannot_be_started(app, monkeypatch, tmp_path):
+    job, states, _ = run(str(tmp_path / "absent"))
+    assert states == [STARTING, FAILED]
+    assert "absent" in job.error
+    monkeypatch.setattr(module, "interpreter", lambda: None)
+    job = Job()
+    assert job.state == READY
+    job.start([])
+    assert job.state == FAILED
+    assert "PythonSlicer" in job.error
+
+
+COOPERATIVE = line(stage="Reading", done=1, total=1) + "sys.stdin.read(); sys.exit(130)"
+DEAF = (
+    "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    + line(stage="Reading", done=1, total=1)
+    + "time.sleep(600)"
+)
+
+
+@pytest.mark.parametrize("code", [COOPERATIVE, DEAF])
+def test_cancelling(app, stand_in, code, monkeypatch):
+    monkeypatch.setattr(module, "TERMINATE_AFTER_MS", 50)
+    monkeypatch.setattr(module, "KILL_AFTER_MS", 50)
+    states = []
+    job = Job(on_state=states.append)
+    job.start([], stand_in(code))
+    while job.state != RUNNING:
+        slicer.app.processEvents()
+    job.cancel()
+    job.cancel()  # impatient users press twice
+    assert job.wait() == CANCELLED
+    assert states == [STARTING, RUNNING, CANCELLING, CANCELLED]
+    assert job.error == "Cancelled. Nothing was changed."
+
+
+def test_cancelling_with_a_reason_and_the_real_worker(app, tmp_path):
+    job = Job()
+    job.start(["simulate", "--out", str(tmp_path / "out")], sys.executable)
+    while job.state != RUNNING:
+        slicer.app.processEvents()
+    job.cancel("The volume was deleted.")
+    assert job.wait() == CANCELLED
+    assert job.error == "The volume was deleted."
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_orphan_is_left(app, stand_in):
+    """When Slicer dies, the worker's standard input closes, and it ends."""
+    job = Job()
+    job.start([], stand_in(COOPERATIVE))
+    while job.state != RUNNING:
+        slicer.app.processEvents()
+    number = job._process.processId()
+    os.kill(number, 0)  # it lives
+    job._process.closeWriteChannel()  # what the end of the parent does
+    job.wait()
+    with pytest.raises(ProcessLookupError):
+        os.kill(number, signal.SIGCONT)

@@ -1,0 +1,1 @@
+# In Slicer: writes the extension's description, and packs it.

@@ -1,0 +1,207 @@
+"""A run from a volume node to result nodes, in between the worker; and what is changed afterwards without it."""
+
+import csv
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import slicer
+from slicer.i18n import tr as _
+
+from U2ADLib.errors import U2ADError
+
+from . import inputs, results
+from .job import DONE, FAILED, Job
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to analyse; names and values as the command line's."""
+
+    model: str = "default"
+    device: str = "auto"
+    slices: str = "all"
+    seed: int = 0
+
+    def arguments(self) -> list[str]:
+        given = {"model": self.model, "device": self.device, "slices": self.slices, "seed": self.seed}
+        return [part for name, value in given.items() for part in (f"--{name}", str(value))]
+
+
+class Run:
+    """One analysis of a volume node.
+
+    :ivar nodes: the `ResultNodes`, once the job is DONE.
+    :ivar error: what the user is told where it is not.
+    """
+
+    def __init__(
+        self,
+        volume_node,
+        settings: Settings,
+        *,
+        cord=None,
+        discs=None,
+        into: results.ResultNodes | None = None,
+        on_progress: Callable[[str, float, float | None], None] | None = None,
+        on_state: Callable[[str], None] | None = None,
+    ):
+        """:param cord, discs: nodes, see `inputs.write_inputs`. :param into: results that the new ones replace."""
+        self._volume_id, self._into = volume_node.GetID(), into
+        self._on_state = on_state
+        self.nodes, self.analysis, self.error = None, None, ""
+        self._folder = Path(tempfile.mkdtemp(prefix="U2AD-", dir=slicer.app.temporaryPath))
+        self._observed = []
+        self.job = Job(on_progress=on_progress, on_state=self._changed)
+        try:
+            written = inputs.write_inputs(volume_node, self._folder, cord, discs)
+        except BaseException:
+            self._tidy_up()
+            raise
+        self._arguments = ["analyse", str(written.volume), "--out", str(self._results), *settings.arguments()]
+        self._arguments += ["--no-labels-beside"]
+        for name in ("cord", "discs"):
+            if path := getattr(written, name):
+                self._arguments += [f"--{name}", str(path)]
+
+    @property
+    def _results(self):
+        return self._folder / "results"
+
+    @property
+    def state(self) -> str:
+        return self.job.state
+
+    def start(self, program: str | None = None) -> None:
+        """Start the worker. The end is told by `on_state`, after the nodes are made."""
+        scene = slicer.mrmlScene
+        for event, react in ((scene.NodeRemovedEvent, self._node_gone), (scene.StartCloseEvent, self._scene_gone)):
+            self._observed.append((scene, scene.AddObserver(event, react)))
+        self.job.start(self._arguments, program)
+
+    def wait(self) -> results.ResultNodes:
+        """Wait for the end. :raises U2ADError: it failed or was cancelled."""
+        self.job.wait()
+        if self.nodes is None:
+            raise U2ADError(self.error)
+        return self.nodes
+
+    def _node_gone(self, caller, event):
+        if slicer.mrmlScene.GetNodeByID(self._volume_id) is None:
+            self.job.cancel(_("The volume was deleted: the run was cancelled."))
+
+    def _scene_gone(self, caller, event):
+        self.job.cancel(_("The scene was closed: the run was cancelled."))
+
+    def _changed(self, state):
+        if self.job.ended:
+            try:
+                if state == DONE:
+                    self._show()
+                self.error = self.job.error
+            except U2ADError as error:
+                self.error, self.job.state = str(error), FAILED
+            finally:
+                self._tidy_up()
+        if self._on_state:
+            self._on_state(self.job.state)
+
+    def _show(self):
+        from U2ADLib.io import read_volume
+        from U2ADLib.report import read_results
+
+        volume_node = slicer.mrmlScene.GetNodeByID(self._volume_id)
+        if volume_node is None:
+            raise U2ADError(_("The volume was deleted before its results could be shown."))
+        self.analysis = read_results(self._results, read_volume(self._folder / "volume.nrrd"))
+        self.nodes = results.show(self.analysis, volume_node, self._into)
+
+    def _tidy_up(self):
+        for node, tag in self._observed:
+            node.RemoveObserver(tag)
+        self._observed = []
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class Analyses:
+    """The analyses behind the results in the scene; those of a loaded scene are restored from their nodes."""
+
+    def __init__(self):
+        self._kept = {}
+
+    def keep(self, nodes: results.ResultNodes, analysis) -> None:
+        self._kept[nodes.run] = analysis
+
+    def forget(self) -> None:
+        """After the scene was closed."""
+        self._kept.clear()
+
+    def of(self, nodes: results.ResultNodes):
+        """The analysis of a run. :raises InputError: see `results.restore`."""
+        if nodes.run not in self._kept:
+            self._kept[nodes.run] = results.restore(nodes, nodes.input)
+        return self._kept[nodes.run]
+
+    def flag(self, nodes: results.ResultNodes, segment: float, patient: float):
+        """Flag at other thresholds, at once."""
+        from U2ADLib.analysis import with_thresholds
+
+        analysis = with_thresholds(self.of(nodes), segment, patient)
+        self.keep(nodes, analysis)
+        results.update_flags(nodes, analysis)
+        return analysis
+
+    def shift_levels(self, nodes: results.ResultNodes, shift: int):
+        """Take every disc for the one `shift` levels farther down. :raises U2ADError: none is known, or none left."""
+        from U2ADLib.roi.labels import renumbered
+
+        return self._relabel(nodes, renumbered(self._discs(nodes), shift))
+
+    def use_discs(self, nodes: results.ResultNodes, markups=None):
+        """Name the segments by the discs as they lie in the scene now. :raises InputError: they cannot be used."""
+        return self._relabel(nodes, inputs.discs_from_markups(markups or nodes.discs, nodes.input))
+
+    def _discs(self, nodes):
+        from U2ADLib.roi.labels import Discs
+
+        analysis = self.of(nodes)
+        region = analysis.region
+        points = {n: analysis.stack.grid.stack_to_ras(point) for n, point in (region.discs or {}).items()}
+        if not points:
+            raise U2ADError(_("No disc is known in these results: place points named C2/3 … and use them."))
+        return Discs(points, region.disc_convention)
+
+    def _relabel(self, nodes, discs):
+        from U2ADLib.analysis import relabelled
+
+        if not discs.points:
+            raise U2ADError(_("No disc from C2/3 to C7/T1 would be left."))
+        analysis = relabelled(self.of(nodes), discs)
+        self.keep(nodes, analysis)
+        results.show(analysis, nodes.input, nodes)
+        return analysis
+
+
+def model_thresholds(analysis):
+    """The thresholds that the model of an analysis came with; None where it is gone or has none for these slices."""
+    from U2ADLib.package import Thresholds, find_model, read_card
+
+    try:
+        card = read_card(find_model(analysis.provenance["model"]["name"]))
+    except U2ADError:
+        return None
+    slices = analysis.provenance["configuration"]["slices"]
+    return next((Thresholds(**one) for one in card.get("thresholds", ()) if one["slices"] == slices), None)
+
+
+def batch_rows(out: Path) -> list[dict]:
+    """Rows of a batch's table so far; none where it has not been written yet."""
+    from U2ADLib.batch import SUMMARY
+
+    try:
+        with open(out / SUMMARY, newline="", encoding="utf-8") as stream:
+            return list(csv.DictReader(stream))
+    except OSError:
+        return []
