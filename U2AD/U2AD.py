@@ -341,6 +341,8 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         try:
             missing = dependencies.missing()
+            if dependencies.install_pytorch_extension(missing, slicer.util.confirmOkCancelDisplay):
+                return
             if missing and not dependencies.install(missing, slicer.util.confirmOkCancelDisplay):
                 self._complain(_("Without these packages nothing can be analysed. Press Apply again to install them."))
                 return

@@ -82,6 +82,11 @@ class Console:
         else:
             print(f"{self._clear}u2ad: {message}", file=sys.stderr, flush=True)
 
+    def identify(self) -> None:
+        """Tell a program, which may have started us through a launcher, what to end if all else fails."""
+        if self._json:
+            self._line(pid=os.getpid())
+
     def result(self, text: str, **values) -> None:
         """What the command was for; `values` are for programs."""
         if self._json:
@@ -660,6 +665,7 @@ def _cancellable(options, console: Console, message: str | None = None):
     cancellation = Cancellation(message)
     if options.cancel_on_stdin_close:
         cancellation.on_end_of_file()
+        console.identify()
     shown = None
 
     def progress(*stage):

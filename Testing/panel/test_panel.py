@@ -166,10 +166,11 @@ def test_devices_are_looked_for_when_the_section_is_opened(opened):
 def test_missing_packages_are_asked_for(opened, monkeypatch):
     click(opened.ui.sampleButton)
     asked = []
-    monkeypatch.setattr(dependencies, "missing", lambda: ("torch",))
+    wanted = dependencies.Requirement("torch", "2.2", "200 MB", "the network")
+    monkeypatch.setattr(dependencies, "missing", lambda: (wanted,))
     monkeypatch.setattr(dependencies, "install", lambda wanted, confirm: asked.append(wanted) and False)
     click(opened.ui.applyButton)
-    assert asked == [("torch",)]
+    assert asked == [(wanted,)]
     assert not opened.running
     assert "packages" in opened.ui.statusLabel.text
 

@@ -14,7 +14,14 @@ import slicer.util
 
 from U2ADLib.errors import InstallationError
 from U2ADScene import dependencies
-from U2ADScene.dependencies import described, install, missing, offline_hint, requirements
+from U2ADScene.dependencies import (
+    described,
+    install,
+    install_pytorch_extension,
+    missing,
+    offline_hint,
+    requirements,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESENT = {"torch": "2.11.0+cu128", "scikit-image": "0.26.0", "safetensors": "0.4.0", "scipy": "1.16.1"} | {
@@ -218,6 +225,19 @@ def test_without_the_pytorch_extension_the_user_is_told(fakes, installed, monkey
         install(missing(), fakes.yes)
     assert 'pip install --no-index --find-links FOLDER "torch>=2.2"' in str(error.value)
     assert fakes.asked == []
+
+
+def test_the_pytorch_extension_is_offered(fakes, installed, monkeypatch):
+    calls = []
+    model = types.SimpleNamespace(installExtensionFromServer=lambda *given: calls.append(given) or True)
+    monkeypatch.setattr(type(slicer.app), "extensionsManagerModel", lambda self: model, raising=False)
+    del installed["torch"]
+    assert not install_pytorch_extension(missing(), fakes.yes)  # it is there
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
+    assert not install_pytorch_extension(missing(), lambda text: False)
+    assert calls == []
+    assert install_pytorch_extension(missing(), fakes.yes)
+    assert calls == [("PyTorch", True)]
 
 
 def test_the_extension_is_not_needed_for_the_others(fakes, installed, monkeypatch):

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 import slicer
@@ -148,3 +149,48 @@ def test_no_orphan_is_left(app, stand_in):
     job.wait()
     with pytest.raises(ProcessLookupError):
         os.kill(number, signal.SIGCONT)
+
+
+def test_a_launcher_is_ended_with_the_python_it_started(app, stand_in, monkeypatch, tmp_path):
+    """PythonSlicer may be a launcher: its child tells its own number, and does not outlive a kill."""
+    monkeypatch.setattr(module, "TERMINATE_AFTER_MS", 50)
+    monkeypatch.setattr(module, "KILL_AFTER_MS", 50)
+    child = (
+        "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "print('{\"pid\": %d}' % os.getpid(), flush=True); "
+        'print(\'{"stage": "Reading", "done": 1, "total": 1}\', flush=True); time.sleep(600)'
+    )
+    launcher = (
+        "import signal, subprocess; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"subprocess.run([sys.executable, '-c', {child!r}])"
+    )
+    job = Job()
+    job.start([], stand_in(launcher))
+    while job.state != RUNNING:
+        slicer.app.processEvents()
+    number = job._pid
+    assert number not in (None, job._process.processId())
+    job.cancel()
+    assert job.wait() == CANCELLED
+    while lives(number):  # it is gone as soon as its new parent has taken note
+        slicer.app.processEvents()
+
+
+def lives(number):
+    """Whether a process runs; one that only waits for its parent to take note does not."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+def test_what_the_worker_says_is_told_as_it_is(app, stand_in):
+    said = "The GPU ran out of memory (CUDA out of memory): choose --device cpu."
+    job, _, _ = run(stand_in(line(error=said, exit_code=4) + "print('MemoryError', file=sys.stderr); sys.exit(4)"))
+    assert job.error == said
+
+
+def test_a_job_is_started_once(app, stand_in):
+    job, _, _ = run(stand_in("sys.exit(5)"))
+    with pytest.raises(RuntimeError):
+        job.start([])

@@ -96,6 +96,19 @@ def install(wanted: Sequence[Requirement], confirm: Callable[[str], bool]) -> bo
     return True
 
 
+def install_pytorch_extension(wanted: Sequence[Requirement], confirm: Callable[[str], bool]) -> bool:
+    """Offer Slicer's extension PyTorch where torch is wanted and it is absent; whether Slicer restarts with it now."""
+    if slicer.app.testingEnabled() or not any(requirement.name == "torch" for requirement in wanted):
+        return False
+    try:
+        _pytorch_logic(wanted)
+    except InstallationError:
+        question = _("The extension PyTorch is needed. Install it now and restart Slicer? Save your scene before.")
+        model = slicer.app.extensionsManagerModel()
+        return confirm(question) and bool(model.installExtensionFromServer("PyTorch", True))
+    return False
+
+
 def offline_hint(wanted: Sequence[Requirement]) -> str:
     """How to install packages on a computer without network."""
     return _(

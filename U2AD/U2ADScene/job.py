@@ -4,9 +4,11 @@ It is started as `PythonSlicer -m U2ADLib … --progress json --cancel-on-stdin-
 at the next step when its standard input closes: by Cancel, and also when Slicer itself ends.
 """
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -72,7 +74,7 @@ class Job:
         self._process = None
         self._buffer, self._said = b"", []
         self._cancel_reason = ""
-        self._fraction = 0.0
+        self._fraction, self._pid = 0.0, None
 
     @property
     def ended(self) -> bool:
@@ -83,6 +85,8 @@ class Job:
 
         :param program: the Python to run it with, for tests; None: PythonSlicer.
         """
+        if self.state != READY:
+            raise RuntimeError("A job is started once.")
         program = program or interpreter()
         if program is None:
             self._end(FAILED, _("PythonSlicer was not found beside Slicer: the installation of Slicer is incomplete."))
@@ -140,6 +144,8 @@ class Job:
             if self.state == STARTING:
                 self._set_state(RUNNING)
             self._tell_progress(values)
+        elif "pid" in values:
+            self._pid = values["pid"]
         elif "error" in values:
             self.error = values["error"]
         elif "message" in values:
@@ -167,6 +173,7 @@ class Job:
 
     def _finished(self, code, status):
         self._read()
+        self._take(self._buffer.decode("utf-8", "replace"))  # a last line that was cut off
         self._read_errors()
         if self.ended:
             return
@@ -179,8 +186,10 @@ class Job:
             self._end(FAILED, self._explained(code, crashed))
 
     def _explained(self, code, crashed):
-        """Why it ended, and what to do."""
-        said = " ".join([self.error, *self._said])
+        """Why it ended, and what to do. What the worker says itself is told as it is."""
+        if self.error:
+            return self.error
+        said = " ".join(self._said)
         if any(sign in said for sign in _DISK_SIGNS):
             return _("The disk is full: free some space in {folder} and try again.").format(
                 folder=slicer.app.temporaryPath
@@ -190,8 +199,6 @@ class Job:
                 "The worker was ended, most likely because memory ran out: close other programs, choose the CPU as "
                 "device, or analyse fewer slices."
             )
-        if self.error:
-            return self.error
         if "ModuleNotFoundError" in said:
             return _("A Python package is missing; press Apply again. {line}").format(line=self._said[-1])
         last = self._said[-1] if self._said else _("it said nothing")
@@ -205,9 +212,13 @@ class Job:
             qt.QTimer.singleShot(KILL_AFTER_MS, self._kill)
 
     def _kill(self):
-        if not self.ended and self._process is not None:
-            # PythonSlicer may be a launcher: the Python it started ends by its closed standard input.
-            self._process.kill()
+        if self.ended or self._process is None:
+            return
+        self._process.kill()
+        if self._pid is not None and self._pid != self._process.processId():
+            # PythonSlicer is a launcher there: the Python that it started has to be ended, too.
+            with contextlib.suppress(OSError):
+                os.kill(self._pid, getattr(signal, "SIGKILL", signal.SIGTERM))
 
     def _end(self, state, error):
         self.error = error

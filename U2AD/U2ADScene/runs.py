@@ -3,6 +3,7 @@
 import csv
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,10 @@ from U2ADLib.errors import U2ADError
 
 from . import inputs, results
 from .job import DONE, FAILED, Job
+
+
+PREFIX = "U2AD-"  # of temporary folders
+LEFT_OVER_AFTER_S = 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,8 @@ class Run:
         self._volume_id, self._into = volume_node.GetID(), into
         self._on_state = on_state
         self.nodes, self.analysis, self.error = None, None, ""
-        self._folder = Path(tempfile.mkdtemp(prefix="U2AD-", dir=slicer.app.temporaryPath))
+        _remove_leftovers(Path(slicer.app.temporaryPath))
+        self._folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=slicer.app.temporaryPath))
         self._observed = []
         self.job = Job(on_progress=on_progress, on_state=self._changed)
         try:
@@ -182,6 +188,16 @@ class Analyses:
         self.keep(nodes, analysis)
         results.show(analysis, nodes.input, nodes)
         return analysis
+
+
+def _remove_leftovers(place: Path) -> None:
+    """Remove folders of runs during which Slicer itself was killed: they hold images of patients."""
+    for folder in place.glob(f"{PREFIX}*"):
+        try:
+            if time.time() - folder.stat().st_mtime > LEFT_OVER_AFTER_S:
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
+            continue  # another Slicer removed it
 
 
 def model_thresholds(analysis):
