@@ -56,7 +56,7 @@ def _open(loaded):
     panel = loaded.U2ADWidget(parent)
     panel.setup()
     panel.enter()
-    panel.worker_program = sys.executable
+    panel.use_program(sys.executable)
     return panel
 
 
@@ -70,24 +70,24 @@ def _show_an_error(panel, folder):
     program = folder / "python"
     program.write_text(f"#!{sys.executable}\nimport sys\nprint('MemoryError', file=sys.stderr)\nsys.exit(1)\n")
     program.chmod(0o755)
-    panel.worker_program = str(program)
+    panel.use_program(str(program))
     panel.ui.applyButton.click()
     _finish(panel)
     fixtures.screenshot(panel, OUT / "panel-error.png", PANEL)
-    panel.worker_program = sys.executable
+    panel.use_program(sys.executable)
 
 
 def _screen(panel, host, folder):
     """Panel, sagittal view, axial view and chart side by side, as Slicer's window lays them out."""
     from U2ADScene import display
 
-    analysis = panel.logic.analyses.of(panel._nodes)
-    display.present(panel._nodes, analysis)
+    analysis = panel.logic.analyses.of(panel.results.nodes)
+    display.present(panel.results.nodes, analysis)
     paths = {name: folder / f"{name}.png" for name in ("panel", "Yellow", "Red", "chart")}
     fixtures.screenshot(panel, paths["panel"], PANEL)
     for name in ("Yellow", "Red"):
         host.views[name].save_picture(paths[name])
-    plots.save_chart(panel._nodes.chart, paths["chart"], CHART)
+    plots.save_chart(panel.results.nodes.chart, paths["chart"], CHART)
     width = PANEL[0] + SAGITTAL[0] + AXIAL[0]
     screen = Image.new("RGB", (width, PANEL[1]))
     left = PANEL[0]

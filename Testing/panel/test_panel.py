@@ -23,7 +23,7 @@ def click(button):
 
 def settle(widget):
     """Let Slicer work until nothing runs."""
-    while widget.running or widget._batch:
+    while widget.running or widget.batch.job:
         slicer.app.processEvents()
 
 
@@ -35,7 +35,7 @@ def nodes_in_scene():
 def opened(panel, app):
     """The panel in a window, with this Python as the worker's."""
     widget = panel()
-    widget.worker_program = sys.executable
+    widget.use_program(sys.executable)
     widget.parent.resize(460, 1100)
     widget.parent.show()
     qt.QApplication.processEvents()
@@ -134,7 +134,7 @@ def test_cancel_leaves_the_scene_as_it_was(opened, tmp_path):
 def test_errors_stand_in_the_panel(opened, tmp_path, code, said):
     click(opened.ui.sampleButton)
     before = nodes_in_scene()
-    opened.worker_program = program(tmp_path, code)
+    opened.use_program(program(tmp_path, code))
     click(opened.ui.applyButton)
     settle(opened)
     assert said in opened.ui.statusLabel.text
@@ -157,10 +157,10 @@ def test_devices_are_looked_for_when_the_section_is_opened(opened):
     selector = opened.ui.deviceSelector
     assert [selector.itemData(k) for k in range(selector.count)] == ["auto", "cpu"]
     opened.ui.modelSection.collapsed = False
-    while not opened._devices_job.ended:
+    while not opened.model.job.ended:
         slicer.app.processEvents()
     assert "threads" in selector.itemText(selector.count - 1)
-    assert opened._settings().device == "auto"
+    assert opened.model.settings.device == "auto"
 
 
 def test_missing_packages_are_asked_for(opened, monkeypatch):
@@ -204,7 +204,7 @@ def test_levels_can_be_shifted_and_discs_moved(analysed):
 
 def test_a_click_on_a_segment_shows_it(analysed):
     ui = analysed.ui
-    analysis = analysed.logic.analyses.of(analysed._nodes)
+    analysis = analysed.logic.analyses.of(analysed.results.nodes)
     item = ui.segmentsTable.item(4, 0)
     qt.QTest.mouseClick(
         ui.segmentsTable.viewport(), LEFT, qt.Qt.NoModifier, ui.segmentsTable.visualItemRect(item).center()
@@ -223,7 +223,7 @@ def test_what_is_shown_can_be_chosen(analysed):
     composite = slicer.mrmlScene.GetSingletonNode("Yellow", "vtkMRMLSliceCompositeNode")
     for index, name in enumerate(("anomaly", "error", "uncertainty", "reconstruction")):
         ui.overlaySelector.setCurrentIndex(index)
-        assert composite.GetForegroundVolumeID() == analysed._nodes[name].GetID()
+        assert composite.GetForegroundVolumeID() == analysed.results.nodes[name].GetID()
     ui.overlaySelector.setCurrentIndex(4)
     assert composite.GetForegroundVolumeID() is None
     ui.overlaySelector.setCurrentIndex(0)
@@ -234,7 +234,7 @@ def test_what_is_shown_can_be_chosen(analysed):
 @pytest.mark.parametrize("update", [True, False])
 def test_a_second_run_replaces_or_adds(analysed, update):
     ui = analysed.ui
-    first = analysed._nodes
+    first = analysed.results.nodes
     if ui.updateCheckBox.checked != update:
         click(ui.updateCheckBox)
     click(ui.applyButton)
@@ -242,7 +242,7 @@ def test_a_second_run_replaces_or_adds(analysed, update):
     found = results.find(opened_volume(analysed))
     assert len(found) == (1 if update else 2)
     assert found[0].run == first.run
-    assert analysed._nodes.run == found[-1].run
+    assert analysed.results.nodes.run == found[-1].run
 
 
 def test_a_deleted_volume_ends_its_run(opened):
@@ -265,10 +265,10 @@ def test_a_closed_scene_ends_its_run(opened):
 
 def test_results_are_shown_again_after_the_panel_was_left(analysed):
     analysed.exit()
-    assert analysed._link is None
+    assert analysed.results.link is None
     analysed.enter()
     assert "Flagged: C4-5, C6-7" in analysed.ui.verdictLabel.text
-    assert analysed._link.connected
+    assert analysed.results.link.connected
 
 
 def test_another_volume_has_its_own_results(analysed):

@@ -16,7 +16,6 @@ from U2ADLib.errors import U2ADError
 from . import inputs, results
 from .job import DONE, FAILED, Job
 
-
 PREFIX = "U2AD-"  # of temporary folders
 LEFT_OVER_AFTER_S = 24 * 3600
 
