@@ -1,5 +1,6 @@
 """The panel, as a user works with it: real clicks, a real scene, the real worker."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -73,6 +74,41 @@ def test_a_fresh_panel_needs_a_volume_and_no_torch(opened):
     assert not ui.removeModelButton.enabled  # a bundled one
     click(ui.sampleButton)
     assert ui.applyButton.enabled
+
+
+OPENING = """
+import sys
+from pathlib import Path
+sys.path[:0] = {path!r}
+from slicer_bench import fixtures
+from slicer_bench.application import install
+from slicer_bench.scene import Host
+import qt, slicer
+host = Host(Path({folder!r}))
+install(host, Path({folder!r}))
+for name in ("torch", "skimage", "PIL", "safetensors"):
+    sys.modules[name] = None  # as if it were not installed; the bench has what it needs by now
+parent = slicer.qMRMLWidget()
+parent.setLayout(qt.QVBoxLayout())
+parent.setMRMLScene(slicer.mrmlScene)
+widget = fixtures._load_scripted_module(host, fixtures.MODULE_FOLDER / "U2AD.py").U2ADWidget(parent)
+widget.setup()
+widget.enter()
+widget.logic.loadSample()
+assert widget.ui.inputSelector.currentNode()
+widget.ui.applyButton.click()
+assert "PythonSlicer was not found" in widget.ui.statusLabel.text  # told, and nothing broke
+widget.cleanup()
+host.close()
+print("opened")
+"""
+
+
+def test_it_opens_before_any_package_is_installed(tmp_path):
+    """Neither what Apply installs nor what comes with it (Pillow) is needed to open the panel."""
+    code = OPENING.format(path=sys.path, folder=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "opened" in done.stdout, done.stderr
 
 
 def test_from_a_click_to_flagged_segments(analysed):

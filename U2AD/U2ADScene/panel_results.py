@@ -8,7 +8,6 @@ from slicer.i18n import tr as _
 
 from U2ADLib.config import SEGMENT_NAMES
 from U2ADLib.errors import U2ADError
-from U2ADLib.report import QC_PAGE
 
 from . import chart, display, results
 from .export import export_report
@@ -206,11 +205,11 @@ class ResultsSection:
     def _export(self):
         folder = Path(self.ui.exportFolder.directory) / f"{PREFIX}{self.nodes.run}"
         try:
-            export_report(self._analyses.of(self.nodes), folder)
+            *_others, page = export_report(self._analyses.of(self.nodes), folder)
         except U2ADError as error:
             self._complain(str(error))
         else:
-            self._say(_("Report: {path}").format(path=folder / QC_PAGE))
+            self._say(_("Report: {path}").format(path=page))
 
 
 def fit_table(table) -> None:

@@ -1,4 +1,7 @@
-"""A run from a volume node to result nodes, in between the worker; and what is changed afterwards without it."""
+"""A run from a volume node to result nodes, in between the worker; and what is changed afterwards without it.
+
+The panel opens with this module: what takes long to import, or may not be installed yet, is imported where it is used.
+"""
 
 import csv
 import shutil
@@ -13,7 +16,7 @@ from slicer.i18n import tr as _
 
 from U2ADLib.errors import U2ADError
 
-from . import inputs, results
+from . import results
 from .job import DONE, FAILED, Job
 
 PREFIX = "U2AD-"  # of temporary folders
@@ -53,6 +56,8 @@ class Run:
         on_state: Callable[[str], None] | None = None,
     ):
         """:param cord, discs: nodes, see `inputs.write_inputs`. :param into: results that the new ones replace."""
+        from .inputs import write_inputs
+
         self._volume_id, self._into = volume_node.GetID(), into
         self._on_state = on_state
         self.nodes, self.analysis, self.error = None, None, ""
@@ -61,7 +66,7 @@ class Run:
         self._observed = []
         self.job = Job(on_progress=on_progress, on_state=self._changed)
         try:
-            written = inputs.write_inputs(volume_node, self._folder, cord, discs)
+            written = write_inputs(volume_node, self._folder, cord, discs)
         except BaseException:
             self._tidy_up()
             raise
@@ -144,9 +149,16 @@ class Analyses:
         self._kept.clear()
 
     def of(self, nodes: results.ResultNodes):
-        """The analysis of a run. :raises InputError: see `results.restore`."""
+        """The analysis of a run. :raises U2ADError: it cannot be restored, see `results.restore`."""
         if nodes.run not in self._kept:
-            self._kept[nodes.run] = results.restore(nodes, nodes.input)
+            try:
+                self._kept[nodes.run] = results.restore(nodes, nodes.input)
+            except ImportError as error:  # a scene of another computer
+                raise U2ADError(
+                    _("To change these results, a package is needed that Apply installs: {name}").format(
+                        name=error.name
+                    )
+                ) from None
         return self._kept[nodes.run]
 
     def flag(self, nodes: results.ResultNodes, segment: float, patient: float):
@@ -166,7 +178,9 @@ class Analyses:
 
     def use_discs(self, nodes: results.ResultNodes, markups=None):
         """Name the segments by the discs as they lie in the scene now. :raises InputError: they cannot be used."""
-        return self._relabel(nodes, inputs.discs_from_markups(markups or nodes.discs, nodes.input))
+        from .inputs import discs_from_markups
+
+        return self._relabel(nodes, discs_from_markups(markups or nodes.discs, nodes.input))
 
     def _discs(self, nodes):
         from U2ADLib.roi.labels import Discs
