@@ -236,7 +236,11 @@ def cancelled_run(neck, out, stop, *options):
     process = python(
         "-m", "U2ADLib", *words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=out.parent
     )
-    assert "stage" in json.loads(process.stdout.readline())
+    first = json.loads(process.stdout.readline())
+    if "--cancel-on-stdin-close" in options:
+        assert first == {"pid": process.pid}
+        first = json.loads(process.stdout.readline())
+    assert "stage" in first
     stop(process)
     output = "" if process.stdout.closed else process.stdout.read()
     error = process.stderr.read()
