@@ -178,6 +178,17 @@ def test_errors_stand_in_the_panel(opened, tmp_path, code, said):
     assert nodes_in_scene() == before
 
 
+def test_a_defect_while_results_are_shown_ends_the_run(opened, monkeypatch):
+    click(opened.ui.sampleButton)
+    before = nodes_in_scene()
+    monkeypatch.setattr(results, "show", lambda *args: 1 / 0)
+    click(opened.ui.applyButton)
+    settle(opened)
+    assert "division by zero" in opened.ui.statusLabel.text
+    assert opened.ui.applyButton.text == "Apply"
+    assert nodes_in_scene() == before
+
+
 def test_what_is_no_neck_is_refused(opened):
     noise = np.random.default_rng(0).integers(0, 500, (15, 128, 128)).astype(np.int16)
     affine = np.array([[0, 0, -3.3, 20], [1, 0, 0, -60], [0, -1, 0, 60], [0, 0, 0, 1.0]])

@@ -113,6 +113,8 @@ class Run:
                 self.error = self.job.error
             except U2ADError as error:
                 self.error, self.job.state = str(error), FAILED
+            except Exception as error:  # a defect must not leave the panel running for ever
+                self.error, self.job.state = _("The results could not be shown: {error}").format(error=error), FAILED
             finally:
                 self._tidy_up()
         if self._on_state:
