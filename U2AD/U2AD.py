@@ -80,6 +80,7 @@ class U2ADParameters:
     cordSegmentation: slicer.vtkMRMLSegmentationNode
     discMarkups: slicer.vtkMRMLMarkupsFiducialNode
     updateResults: bool = True
+    legend: bool = True
     opacity: Annotated[float, WithinRange(0, 1)] = 1.0
 
 

@@ -274,7 +274,12 @@ def test_what_is_shown_can_be_chosen(analysed):
     ui.overlaySelector.setCurrentIndex(4)
     assert composite.GetForegroundVolumeID() is None
     ui.overlaySelector.setCurrentIndex(0)
+    legend = slicer.modules.colors.logic().GetColorLegendDisplayNode(analysed.results.nodes["anomaly"])
+    assert legend.GetVisibility()
+    click(ui.legendCheckBox)
+    assert not legend.GetVisibility()
     ui.opacitySlider.value = 0.4
+    assert not legend.GetVisibility()
     assert composite.GetForegroundOpacity() == pytest.approx(0.4)
 
 

@@ -56,6 +56,7 @@ class ResultsSection:
             button.connect("clicked(bool)", lambda *_checked, react=react: react())
         ui.overlaySelector.connect("currentIndexChanged(int)", self._overlay_chosen)
         ui.opacitySlider.connect("valueChanged(double)", self._overlay_chosen)
+        ui.legendCheckBox.connect("toggled(bool)", self._overlay_chosen)
         ui.segmentThreshold.connect("valueChanged(double)", self._thresholds_moved)
         ui.patientThreshold.connect("valueChanged(double)", self._thresholds_moved)
         ui.segmentsTable.connect("cellClicked(int,int)", self._segment_chosen)
@@ -75,8 +76,8 @@ class ResultsSection:
         self.nodes = nodes
         ui = self.ui
         for widget in (
-            ui.segmentThreshold, ui.patientThreshold, ui.overlaySelector, ui.opacitySlider, ui.levelUpButton,
-            ui.levelDownButton, ui.useDiscsButton, ui.exportButton,
+            ui.segmentThreshold, ui.patientThreshold, ui.overlaySelector, ui.legendCheckBox, ui.opacitySlider,
+            ui.levelUpButton, ui.levelDownButton, ui.useDiscsButton, ui.exportButton,
         ):  # fmt: skip
             widget.enabled = nodes is not None
         ui.segmentsTable.visible = nodes is not None
@@ -170,6 +171,7 @@ class ResultsSection:
         if self.nodes:
             which = self.ui.overlaySelector.currentData or None
             display.show_map(self.nodes, which, opacity=self.ui.opacitySlider.value)
+            display.show_legend(self.nodes, which if self.ui.legendCheckBox.checked else None)
 
     def _thresholds_moved(self, value=None):
         if self._filling or not self.nodes:
