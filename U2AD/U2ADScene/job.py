@@ -231,5 +231,6 @@ class Job:
 
 
 def _bytes(data) -> bytes:
-    """Of a QByteArray."""
-    return bytes(data.data())
+    """Of a QByteArray. PythonQt gives bytes, or a str of them, by its version."""
+    found = data.data()
+    return found.encode("latin-1") if isinstance(found, str) else bytes(found)
