@@ -23,8 +23,9 @@ from .roi.doubt import refuse_unless_t2w
 from .roi.labels import Discs
 from .roi.locate import FOUND
 from .roi.region import Region, analysed_slices, region_in_stack, without_sides
-from .roi.source import doubt_note, prepare
+from .roi.source import Prepared, doubt_note, prepare
 from .sagittal import SagittalStack
+from .scoring.evidence import Evidence, discriminator_evidence, error_evidence
 from .volume import Volume, volume_hash
 
 MAPS = ("anomaly", "error", "uncertainty", "reconstruction", "cord", "segments")
@@ -53,6 +54,8 @@ class Analysis:
     region: Region
     slices: tuple[int, ...]  # analysed slices, numbered in the stack (0 = most right)
     reconstruction: Reconstruction
+    score: str  # name of the score in use: "paper" or "default"
+    evidence: Evidence
     anomaly: np.ndarray  # filtered map of the score in use
     curve: VolumeCurve
     segments: tuple[SegmentResult, ...]
@@ -100,9 +103,11 @@ def analyse(
     cord_convention: str = "auto",
     disc_convention: str = "auto",
     shift_levels: int = 0,
+    prepared: Prepared | None = None,
     model: Model | str = "default",
     device: str = "auto",
     slices: str | int = "all",
+    score: str | None = None,
     k: int | None = None,
     scheme: str | None = None,
     seed: int = 0,
@@ -118,7 +123,10 @@ def analyse(
         given, and without discs everything but the segments works.
     :param cord_convention, disc_convention: how the labels are to be read; "auto" detects it, and a note says how.
     :param shift_levels: added to every disc's number, where the labels are a level off.
+    :param prepared: slices and region that `roi.source.prepare` made of this volume, for several analyses of it; labels and
+        region model are not looked at then.
     :param slices: "all" slices with enough cord, the "middle" one (as the paper), or a number of slices.
+    :param score: "default", or "paper" for the paper's own AnoMap. None: the default where the model has it.
     :param k, scheme: Monte Carlo settings other than the model's.
     :param seed: of the Monte Carlo masks; the same seed gives the same result.
     :param progress: called as `(stage, done, total)`; may raise `errors.Cancelled`.
@@ -134,7 +142,9 @@ def analyse(
     target = choose_device(device)
     if not isinstance(model, Model):
         model = load_model(model)
-    prepared = prepare(
+    score = model.score_name(score)
+    score_config = model.scores[score]
+    prepared = prepared or prepare(
         volume,
         cord=cord,
         discs=discs,
@@ -160,18 +170,19 @@ def analyse(
     rebuilt = monte_carlo(
         model.network, images, cords, monte_carlo_config, seed, device=target, progress=progress, say=say
     )
+    evidence = _evidence(model, score_config, stack, region, chosen, rebuilt, target, progress)
     progress("Scoring", 0, 1)
-    thresholds = model.thresholds_for(slices)
-    notes = (*prepared.notes, *doubts, *_cut_off_notes(stack))
-    if thresholds is None:
-        notes += (f"The model has no thresholds for --slices {slices}: scores are given, nothing is flagged.",)
+    thresholds = model.thresholds_for(slices, score)
+    notes = (*prepared.notes, *doubts, *_cut_off_notes(stack), *_unflagged_notes(thresholds, score, slices))
     result = scored(
         volume,
         stack,
         region,
         chosen,
         rebuilt,
-        score=model.score,
+        evidence,
+        score=score,
+        score_config=score_config,
         thresholds=thresholds,
         notes=notes,
         provenance={
@@ -186,7 +197,8 @@ def analyse(
                 "shift_levels": shift_levels,
                 "preprocessing": asdict(model.preprocessing),
                 "monte_carlo": asdict(monte_carlo_config),
-                "score": asdict(model.score),
+                "score": score,
+                "score_settings": asdict(score_config),
             },
             "seed": seed,
             "device": describe(target) if rebuilt.device == str(target) else rebuilt.device,
@@ -204,23 +216,27 @@ def scored(
     region: Region,
     slices: tuple[int, ...],
     reconstruction: Reconstruction,
+    evidence: Evidence,
     *,
-    score: ScoreConfig,
+    score: str,
+    score_config: ScoreConfig,
     thresholds: Thresholds | None,
     notes: tuple[str, ...],
     provenance: dict,
 ) -> Analysis:
-    """What follows from a reconstruction: map, curve, scores, flags and lesions. Takes a fraction of a second and no
-    torch."""
+    """What follows from reconstruction and evidence: map, curve, scores, flags and lesions. Takes a fraction of a second
+    and no torch."""
     cords = region.cord[list(slices)]
-    anomaly = filtered_map(reconstruction.aleatoric, cords, score)
-    curve = volume_curve(anomaly, cords, region.centreline, slices, score)
+    anomaly = filtered_map(evidence.map, cords, score_config)
+    curve = volume_curve(anomaly, cords, region.centreline, slices, score_config)
     unflagged = Analysis(
         volume=volume,
         stack=stack,
         region=region,
         slices=slices,
         reconstruction=reconstruction,
+        score=score,
+        evidence=evidence,
         anomaly=anomaly,
         curve=curve,
         segments=(),
@@ -243,7 +259,15 @@ def _flagged(analysis, thresholds):
     if thresholds:
         found = find_lesions(analysis.anomaly, curve, region, thresholds.segment, thresholds.patient)
         signal = analysis.stack.to_intensity(analysis.stack.images)
-        lesions = lesion_table(found, curve, region, signal, analysis.stack.grid.slice_spacing_mm)
+        lesions = lesion_table(
+            found,
+            curve,
+            region,
+            signal,
+            analysis.stack.grid.slice_spacing_mm,
+            uncertainty=analysis.reconstruction.epistemic,
+            evidence=analysis.evidence,
+        )
     return replace(
         analysis,
         segments=segments,
@@ -273,17 +297,76 @@ def relabelled(analysis: Analysis, discs: Discs) -> Analysis:
         region,
         analysis.slices,
         analysis.reconstruction,
-        score=from_dict(ScoreConfig, configuration["score"]),
+        analysis.evidence,
+        score=analysis.score,
+        score_config=from_dict(ScoreConfig, configuration["score_settings"]),
         thresholds=analysis.thresholds,
         notes=notes,
         provenance=analysis.provenance | {"configuration": configuration, "region": source},
     )
 
 
+def rescored(
+    analysis: Analysis, model: Model, score: str, *, device: str = "auto", progress: Progress = no_progress
+) -> Analysis:
+    """The same analysis under another score of the same model: nothing is reconstructed again.
+
+    :raises UsageError: the model has no such score, or is not the one of the analysis.
+    """
+    from .device import choose_device
+
+    if analysis.provenance["model"]["sha256"] != model.sha256:
+        raise UsageError(f"The analysis was not made with the model {model.name}.")
+    score = model.score_name(score)
+    config = model.scores[score]
+    configuration = analysis.provenance["configuration"]
+    rule = configuration["slices"]
+    thresholds = model.thresholds_for(rule, score)
+    gone = _unflagged_notes(None, analysis.score, rule)
+    evidence = _evidence(
+        model, config, analysis.stack, analysis.region, analysis.slices, analysis.reconstruction,
+        choose_device(device), progress,
+    )  # fmt: skip
+    return scored(
+        analysis.volume,
+        analysis.stack,
+        analysis.region,
+        analysis.slices,
+        analysis.reconstruction,
+        evidence,
+        score=score,
+        score_config=config,
+        thresholds=thresholds,
+        notes=(*(n for n in analysis.notes if n not in gone), *_unflagged_notes(thresholds, score, rule)),
+        provenance=analysis.provenance
+        | {"configuration": configuration | {"score": score, "score_settings": asdict(config)}},
+    )
+
+
+def _evidence(model, config, stack, region, chosen, rebuilt, device, progress):
+    """What speaks for a lesion in the chosen slices, by the evidence that the score asks for."""
+    images, cords = stack.images[list(chosen)], region.cord[list(chosen)]
+    if config.evidence != "discriminator":
+        return error_evidence(images, cords, rebuilt, config)
+    positions = [k * stack.grid.slice_spacing_mm for k in chosen]
+    return discriminator_evidence(
+        model.discriminators, images, cords, rebuilt, config, positions, device=device, progress=progress
+    )
+
+
+def _unflagged_notes(thresholds, score, slices):
+    if thresholds is not None:
+        return ()
+    return (
+        f"The model has no thresholds for the score {score!r} with --slices {slices}: scores are given, nothing is "
+        "flagged.",
+    )
+
+
 def with_thresholds(analysis: Analysis, segment: float, patient: float) -> Analysis:
     """The same analysis flagged at other thresholds, chosen by the user."""
     slices = analysis.provenance["configuration"]["slices"]
-    return _flagged(analysis, Thresholds(segment, patient, slices, "chosen by the user"))
+    return _flagged(analysis, Thresholds(segment, patient, slices, "chosen by the user", analysis.score))
 
 
 def slice_rule(slices: str | int) -> str | int:

@@ -6,6 +6,7 @@ from scipy import ndimage
 from .config import ScoreConfig
 
 EIGHT_CONNECTED = np.ones((3, 3), bool)
+CROSS = ndimage.generate_binary_structure(2, 1)  # one step = one pixel, no diagonals
 
 
 def anomaly_map(image: np.ndarray, mean: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -23,7 +24,7 @@ def erode(mask: np.ndarray, pixels: int) -> np.ndarray:
     mask = np.asarray(mask, bool)
     if pixels == 0:
         return mask
-    cross = ndimage.generate_binary_structure(2, 1).reshape((1,) * (mask.ndim - 2) + (3, 3))
+    cross = CROSS.reshape((1,) * (mask.ndim - 2) + (3, 3))
     eroded = ndimage.binary_erosion(mask, cross, iterations=pixels, border_value=1)
     count = mask.sum(axis=-1, keepdims=True)
     position = np.cumsum(mask, axis=-1)  # 1 … count within the row's cord
@@ -58,13 +59,16 @@ def filtered_map(error: np.ndarray, mask: np.ndarray, config: ScoreConfig | None
     """The refined AnoMap (S, H, W): per slice only the components with the highest scores keep their values.
 
     error, mask: (S, H, W), the error map and the cord. The cord is eroded, the bottom 20 % are removed, the
-    first `config.components` of the remaining components stay (paper 3.5.1).
+    first `config.components` of the remaining components stay (paper 3.5.1), or all where that is 0.
     """
     config = config or ScoreConfig()
     mask = erode(mask, config.erosion_px)
     filtered = np.zeros_like(error)
     for k in range(len(error)):
         values = filter_bottom(error[k], mask[k], config.bottom, config.bottom_fraction)
+        if config.components == 0:
+            filtered[k] = values
+            continue
         labels, scores = components(values, mask[k])
         best = 1 + np.argsort(-scores, kind="stable")[: config.components]
         filtered[k] = np.where(np.isin(labels, best), values, 0)

@@ -28,7 +28,7 @@ from .config import SEGMENT_NAMES, MonteCarloConfig
 from .dataset import Case
 from .errors import Cancelled, InputError, InstallationError, U2ADError, UsageError
 from .files import file_sha256
-from .package import CARD, find_model, verify_model
+from .package import CARD, card_score, find_model, verify_model
 from .progress import Progress, no_progress
 from .roi.nnunet import check_nnunet, cord_by_nnunet, nnunet_checksum
 
@@ -58,6 +58,7 @@ class Options:
     region_model: str = "default"  # "none": cord and discs that are not given are not looked for
     nnunet: str | None = None  # folder of an nnU-Net v2 that finds the cord where it is not given
     device: str = "auto"
+    score: str | None = None
     k: int | None = None
     scheme: str | None = None
     seed: int = 0
@@ -72,7 +73,7 @@ def check_options(options: Options, find_region: bool = True) -> None:
 
     slice_rule(options.slices)
     replace(MonteCarloConfig(), **{n: v for n in ("k", "scheme") if (v := getattr(options, n)) is not None})
-    verify_model(find_model(options.model))
+    card_score(verify_model(find_model(options.model)), options.score)
     if find_region and options.region_model != NO_REGION_MODEL:
         verify_model(find_model(options.region_model, "region"))
     if find_region and options.nnunet is not None:

@@ -313,6 +313,28 @@ def pretrain(options, console: Console) -> None:
     console.result(f"Model: {folder}\nCurves: {folder / 'training' / 'curves.png'}", result=str(folder))
 
 
+def train_discriminator(options, console: Console) -> None:
+    """`u2ad train-discriminator`"""
+    kept = "Cancelled. The training so far is kept; the same command goes on from there."
+    with _cancellable(options, console, kept) as progress:
+        from .training.discriminator import DiscriminatorConfig
+        from .training.discriminator_recipe import discriminators_from_folder
+
+        folder = discriminators_from_folder(
+            options.data,
+            options.out,
+            model=options.model,
+            held_out=options.held_out,
+            phantoms=options.phantoms,
+            count=options.count,
+            config=DiscriminatorConfig(rounds=options.rounds, seed=options.seed),
+            device=options.device,
+            progress=progress,
+            say=console.say,
+        )
+    console.result(f"Model: {folder}\nCurves: {folder / 'training'}", result=str(folder))
+
+
 def train_region(options, console: Console) -> None:
     """`u2ad train-region`"""
     kept = "Cancelled. The training so far is kept; the same command goes on from there."
@@ -512,6 +534,18 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--batch", type=_positive, metavar="N", help="slices in a batch")
     train.add_argument("--seed", type=int, default=0)
 
+    tell = command(
+        commands, train_discriminator, "train-discriminator", "train the default score of a model", [device, running]
+    )
+    tell.add_argument("data", type=Path, metavar="DATA", help="folder of healthy images with cord masks, BIDS or flat")
+    tell.add_argument("--model", default="default", metavar="NAME|FOLDER", help="gets the default score (%(default)s)")
+    tell.add_argument("--out", type=Path, metavar="MODEL", required=True, help="folder for the model package")
+    tell.add_argument("--held-out", nargs="+", default=(), metavar="PERSON", help="do not learn from these")
+    tell.add_argument("--phantoms", type=int, default=300, metavar="N", help="simulated necks besides (%(default)s)")
+    tell.add_argument("--count", type=_positive, default=3, metavar="N", help="trainings to average (%(default)s)")
+    tell.add_argument("--rounds", type=_positive, default=3, metavar="N", help="rounds of new examples (%(default)s)")
+    tell.add_argument("--seed", type=int, default=0)
+
     region = command(
         commands, train_region, "train-region", "train a model that finds cord and discs", [device, running]
     )
@@ -582,6 +616,9 @@ def _analysis_arguments() -> argparse.ArgumentParser:
         "--region-model", default="default", metavar="NAME|FOLDER|none", help="finds cord and discs that are not given"
     )
     group.add_argument("--k", type=int, metavar="K", help="reconstructions of every patch (as the model says, else 10)")
+    group.add_argument(
+        "--score", choices=("default", "paper"), help="paper: the published AnoMap (the default where the model has it)"
+    )
     group.add_argument("--scheme", choices=("balanced", "random"), help="Monte Carlo masks")
     group.add_argument("--seed", type=int, default=0, help="the same seed gives the same result (%(default)s)")
     return parser

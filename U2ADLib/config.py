@@ -90,12 +90,15 @@ class MonteCarloConfig:
 
 @dataclass(frozen=True)
 class ScoreConfig:
-    """From the reconstruction to curve and scores (paper 3.5)."""
+    """From the evidence of each pixel to curve and scores (paper 3.5). The defaults are the paper's."""
 
+    evidence: str = "error"  # "error": |x − mean reconstruction| (paper 3.5.1); "discriminator": a probability
     erosion_px: int = 0  # pixels taken off the cord's border before anything is scored (the paper takes none)
     bottom: str = "percentile"  # reading of "the bottom 20 %": of the ROI's "percentile" or "of_max"
     bottom_fraction: float = 0.2
-    components: int = 3  # components kept per slice
+    components: int = 3  # components kept per slice; 0 keeps all
+    across: str = "mean"  # AnoCurve: "mean" over the cord's width (the paper's), or the "max"imum there
+    neighbours_mm: float = 0.0  # evidence of neighbouring slices is weighed by a Gaussian of this sigma; 0 uses none
     position: str = "arc"  # AnoCurve along the centreline ("arc", mm) or per image row ("rows", the paper's)
 
     def __post_init__(self):
@@ -103,3 +106,7 @@ class ScoreConfig:
             raise UsageError(f"bottom must be 'percentile' or 'of_max', not {self.bottom!r}.")
         if self.position not in ("arc", "rows"):
             raise UsageError(f"position must be 'arc' or 'rows', not {self.position!r}.")
+        if self.evidence not in ("error", "discriminator"):
+            raise UsageError(f"evidence must be 'error' or 'discriminator', not {self.evidence!r}.")
+        if self.across not in ("mean", "max"):
+            raise UsageError(f"across must be 'mean' or 'max', not {self.across!r}.")

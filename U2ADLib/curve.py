@@ -16,10 +16,10 @@ NARROWEST_MM = 2.0  # where a slice shows less cord than this across, its curve 
 def anocurve(
     anomaly: np.ndarray, cord: np.ndarray, centreline: Centreline, config: ScoreConfig | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """AnoCurve of one slice: `s` (N,) in mm along the centreline and the mean anomaly value (N,) there.
+    """AnoCurve of one slice: `s` (N,) in mm along the centreline and the anomaly's value (N,) there.
 
-    anomaly, cord: (H, W). The mean is taken over the width of the cord, less the border that
-    `config.erosion_px` takes off. `config.position` "arc": every 0.5 mm of arc length, perpendicular to the
+    anomaly, cord: (H, W). The mean (`config.across` "max": the largest value) is taken over the width of the cord,
+    less the border that `config.erosion_px` takes off. `config.position` "arc": every 0.5 mm of arc length, perpendicular to the
     centreline, from bilinear samples. "rows": in each image row that the centreline crosses, the paper's
     AnoCurve(j) = 1/W Σ_i AnoMap(i, j). NaN where the cord is less than 2 mm wide.
     """
@@ -31,11 +31,15 @@ def anocurve(
         rows = np.arange(int(np.ceil(row[0])), int(row[-1]) + 1)
         s = np.interp(rows, row, centreline.s)
         total, width, whole = (image[rows].sum(axis=1, dtype=float) for image in images)
+        largest = images[0][rows].max(axis=1)
     else:
         s = np.arange(0, centreline.length + 1e-9, CURVE_STEP_MM)
-        total, width, whole = (centreline.profile(image, s).sum(axis=1) * PROFILE_STEP_MM for image in images)
+        profiles = [centreline.profile(image, s) for image in images]
+        total, width, whole = (profile.sum(axis=1) * PROFILE_STEP_MM for profile in profiles)
+        largest = profiles[0].max(axis=1)
     seen = (whole >= NARROWEST_MM - 1e-6) & (width > 1e-6)
-    return s, np.where(seen, total / np.where(seen, width, 1), np.nan)
+    values = largest if config.across == "max" else total / np.where(seen, width, 1)
+    return s, np.where(seen, values, np.nan)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from .anomaly import EIGHT_CONNECTED, erode
 from .curve import VolumeCurve
 from .roi.centreline import PROFILE_STEP_MM
 from .roi.region import Region
+from .scoring.evidence import Evidence
 
 HALF = 0.5  # of the peak: what belongs to a finding
 REFERENCE_SEGMENT = 8  # C7-T1, the reference of the signal change ratio
@@ -24,7 +25,8 @@ SMALLEST_REFERENCE_PX = 20
 # The first six are those of the Spinal Cord Toolbox (sct_analyze_lesion).
 COLUMNS = (
     "label", "volume [mm3]", "length [mm]", "width [mm]", "max_equivalent_diameter [mm]",
-    "max_axial_damage_ratio []", "segment", "slices", "peak_score []", "signal_change_ratio []", "scr_reference",
+    "max_axial_damage_ratio []", "segment", "slices", "peak_score []", "peak_score_smaller_mask []", "uncertainty []",
+    "local_gain []", "signal_change_ratio []", "scr_reference",
 )  # fmt: skip
 
 
@@ -95,11 +97,19 @@ def _joined(found, seeds, slices, names):
 
 
 def lesion_table(
-    lesions: Lesions, curve: VolumeCurve, region: Region, signal: np.ndarray, slice_spacing_mm: float
+    lesions: Lesions,
+    curve: VolumeCurve,
+    region: Region,
+    signal: np.ndarray,
+    slice_spacing_mm: float,
+    *,
+    uncertainty: np.ndarray,
+    evidence: Evidence,
 ) -> list[dict]:
     """One dictionary with the keys COLUMNS per lesion, strongest first.
 
-    signal: (S, H, W), the stack's slices in the input's intensities. The columns:
+    signal: (S, H, W), the stack's slices in the input's intensities. uncertainty: EU of the analysed slices, (S', H, W),
+    as the evidence's maps. The columns:
 
     - volume: pixels × 1 mm² × slice spacing. length: along the centreline. width: the largest thickness in a
       sagittal slice, perpendicular to the centreline.
@@ -107,6 +117,9 @@ def lesion_table(
       centreline. max_axial_damage_ratio: largest share of such a cross-section of the cord (all slices).
     - segment: names joined by "+", empty outside the segments. slices: numbers in the stack (0 = most right),
       joined by a space. peak_score: the highest value of the AnoCurve.
+    - peak_score_smaller_mask: the evidence's highest value in the lesion had the mask been one pixel smaller: a finding
+      that vanishes then is probably CSF at the border. uncertainty: √EU, mean over the lesion. local_gain: how much
+      brighter than the cord thereabouts it is at most (0.2: a fifth), the simple rule.
     - signal_change_ratio: mean signal of the lesion / median signal of the unflagged cord at C7-T1 (paper
       5.5); None where that is not visible; scr_reference says what it was divided by, or why there is none.
     """
@@ -131,6 +144,9 @@ def lesion_table(
             "+".join(segments),
             " ".join(str(slices[i]) for i in np.unique(k)),
             score,
+            evidence.smaller[mask].max(),
+            np.sqrt(uncertainty[mask]).mean(),
+            evidence.gain[mask].max(),
             None if reference is None else signal[slices][mask].mean() / reference,
             reference_name,
         )

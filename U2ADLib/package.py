@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .config import Architecture, MonteCarloConfig, Preprocessing, ScoreConfig, from_dict
-from .errors import InstallationError, ModelError
+from .errors import InstallationError, ModelError, UsageError
 from .files import file_sha256, write_json
 from .resources import resource
 
@@ -32,12 +32,13 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Scores above these are flagged. They hold only for the choice of slices they were set with."""
+    """Scores above these are flagged. They hold only for the choice of slices and the score they were set with."""
 
     segment: float
     patient: float
     slices: str  # the slice rule: "all", "middle" or a number
     origin: str  # how and on what they were set, in words
+    score: str = "paper"  # the score's name
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,22 @@ class Model:
     card: dict
     preprocessing: Preprocessing
     monte_carlo: MonteCarloConfig
-    score: ScoreConfig
+    scores: dict[str, ScoreConfig]  # by name: always "paper", and "default" where there are discriminators
     thresholds: tuple[Thresholds, ...]
     sha256: str
+    discriminators: tuple["Discriminator", ...] = ()  # noqa: F821  (same training, other seeds)
 
-    def thresholds_for(self, slices: str) -> Thresholds | None:
-        """The thresholds that hold for a slice rule, if any were set."""
-        return next((t for t in self.thresholds if t.slices == str(slices)), None)
+    def score_name(self, wanted: str | None = None) -> str:
+        """The name of the score to use: the wanted one, or "default" where the package has it, or else "paper".
+
+        :raises UsageError: the package has no such score.
+        """
+        return card_score({"name": self.name, "scores": self.scores}, wanted)
+
+    def thresholds_for(self, slices: str, score: str | None = None) -> Thresholds | None:
+        """The thresholds that hold for a slice rule and a score, if any were set."""
+        name = self.score_name(score)
+        return next((t for t in self.thresholds if t.slices == str(slices) and t.score == name), None)
 
 
 @dataclass(frozen=True)
@@ -135,6 +145,15 @@ def card_kind(card: dict) -> str:
     return card.get("kind", "analysis")
 
 
+def card_score(card: dict, wanted: str | None = None) -> str:
+    """The name of the score that is taken, see `Model.score_name`. :raises UsageError: the package has no such score."""
+    scores = card.get("scores", {"paper": {}})
+    name = wanted or ("default" if "default" in scores else "paper")
+    if name not in scores:
+        raise UsageError(f"The model {card.get('name')} has no score {name!r}. It has: {', '.join(scores)}.")
+    return name
+
+
 def read_card(folder: Path) -> dict:
     """The card, checked for its form but not against the weights. :raises ModelError: it cannot be used."""
     path = folder / CARD
@@ -172,16 +191,24 @@ def load_model(name_or_folder: str | Path = DEFAULT_MODEL) -> Model:
     """
     folder, card = _verified(name_or_folder, "analysis")
     from .mae import EdgeMAE
+    from .scoring.discriminator import Discriminator, DiscriminatorArchitecture
 
+    discriminators = ()
+    if entry := card.get("discriminators"):
+        architecture = from_dict(DiscriminatorArchitecture, {k: tuple(v) for k, v in entry["architecture"].items()})
+        discriminators = tuple(
+            _with_weights(Discriminator(architecture), folder, _discriminator_prefix(i)) for i in range(entry["count"])
+        )
     return Model(
         name=card.get("name", folder.name),
         network=_with_weights(EdgeMAE(from_dict(Architecture, card["architecture"])), folder),
         card=card,
         preprocessing=from_dict(Preprocessing, card.get("preprocessing", {})),
         monte_carlo=from_dict(MonteCarloConfig, card.get("monte_carlo", {})),
-        score=from_dict(ScoreConfig, card.get("score", {})),
+        scores={name: from_dict(ScoreConfig, values) for name, values in card.get("scores", {"paper": {}}).items()},
         thresholds=tuple(from_dict(Thresholds, t) for t in card.get("thresholds", [])),
         sha256=card["weights"]["sha256"],
+        discriminators=discriminators,
     )
 
 
@@ -210,22 +237,34 @@ def _verified(name_or_folder, kind):
     return folder, card
 
 
-def _with_weights(network, folder):
-    """The network with a package's weights, stored as float16 or float32 and always computed in float32."""
+def _discriminator_prefix(index):
+    return f"discriminators.{index}."
+
+
+def _with_weights(network, folder, prefix=""):
+    """The network with a package's weights, stored as float16 or float32 and always computed in float32.
+
+    :param prefix: of its tensors' names; without one, all tensors that belong to no discriminator.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        network.load_state_dict({name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()})
+        stored = load_file(folder / WEIGHTS)
+        mine = {n: t for n, t in stored.items() if n.startswith(prefix or "discriminators.") == bool(prefix)}
+        tensors = {name.removeprefix(prefix): tensor.float() for name, tensor in mine.items()}
+        counters = {n: v for n, v in network.state_dict().items() if n.endswith("num_batches_tracked")}
+        network.load_state_dict(tensors | counters)  # the counters are not stored: nothing computes with them
     except (SafetensorError, RuntimeError) as error:
         raise ModelError(f"The weights of model {folder.name!r} do not fit its card: {error}") from None
     return network.eval()
 
 
-def save_model(folder: Path, network, card: dict, dtype: str = "float16") -> None:
+def save_model(folder: Path, network, card: dict, dtype: str = "float16", discriminators=()) -> None:
     """Write a package; the folder appears whole or not at all. An existing package there is replaced.
 
     :param card: what `model.json` shall say besides format, architecture and the checksum of the weights.
+    :param discriminators: of one architecture, for the default score.
     """
     import torch
     from safetensors.torch import save_file
@@ -235,12 +274,23 @@ def save_model(folder: Path, network, card: dict, dtype: str = "float16") -> Non
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         kind = getattr(torch, dtype)
-        state = {k: v.detach().cpu().to(kind).contiguous() for k, v in network.state_dict().items()}
+        parts = {"": network} | {_discriminator_prefix(i): one for i, one in enumerate(discriminators)}
+        state = {
+            prefix + name: values.detach().cpu().to(kind).contiguous()
+            for prefix, part in parts.items()
+            for name, values in part.state_dict().items()
+            if values.is_floating_point()
+        }
         save_file(state, temporary / WEIGHTS)
         os.chmod(temporary / WEIGHTS, 0o644)  # safetensors makes it private; a shared installation must be readable
         weights = {"file": WEIGHTS, "dtype": dtype, "sha256": file_sha256(temporary / WEIGHTS)}
         record = {"format": FORMAT, "name": folder.name, **card}
         record |= {"architecture": asdict(network.architecture), "weights": weights}
+        if discriminators:
+            record["discriminators"] = {
+                "count": len(discriminators),
+                "architecture": asdict(discriminators[0].architecture),
+            }
         write_json(temporary / CARD, record)
         _publish(temporary, folder)
     finally:
@@ -271,15 +321,20 @@ def install_model(source: Path, name: str | None = None) -> ModelEntry:
             _unpack(source, temporary)
         card = verify_model(temporary)
         name = name or card.get("name") or source.stem
-        if not _NAME.fullmatch(name) or name == DEFAULT_MODEL:
-            raise ModelError(f"{name!r} cannot be the name of a model: use letters, digits, '.', '_' and '-'.")
-        if any(entry.name == name for entry in list_models()):
-            raise ModelError(f"There is a model {name!r} already: remove it first, or give another name.")
+        check_new_name(name)
         write_json(temporary / CARD, card | {"name": name})
         os.replace(temporary, target_folder / name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return ModelEntry(name, target_folder / name, False, read_card(target_folder / name))
+
+
+def check_new_name(name: str) -> None:
+    """:raises ModelError: no model of the user's can have this name, or one has it."""
+    if not _NAME.fullmatch(name) or name == DEFAULT_MODEL:
+        raise ModelError(f"{name!r} cannot be the name of a model: use letters, digits, '.', '_' and '-'.")
+    if any(entry.name == name for entry in list_models()):
+        raise ModelError(f"There is a model {name!r} already: remove it first, or give another name.")
 
 
 def remove_model(name: str) -> Path:

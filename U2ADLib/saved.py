@@ -19,10 +19,12 @@ from .reconstruction import Reconstruction
 from .roi.labels import Discs
 from .roi.region import region_in_stack
 from .sagittal import restored
+from .scoring.evidence import Evidence
 from .volume import Volume, volume_hash
 
 STATE = "analysis.safetensors"
-_MAPS = ("mean", "aleatoric", "epistemic")
+_RECONSTRUCTION = ("mean", "aleatoric", "epistemic")
+_EVIDENCE = ("map", "smaller", "gain")
 
 
 def write_state(path: Path, analysis: Analysis) -> None:
@@ -38,7 +40,8 @@ def write_state(path: Path, analysis: Analysis) -> None:
         "cord": np.packbits(region.cord),
         "disc_numbers": np.array(list(discs), np.int64),
         "disc_points_ras": np.ascontiguousarray(points),
-        **{name: getattr(rebuilt, name)[cords] for name in _MAPS},
+        **{name: getattr(rebuilt, name)[cords] for name in _RECONSTRUCTION},
+        **{name: getattr(analysis.evidence, name)[cords] for name in _EVIDENCE},
     }
     # A single entry: the library writes several in any order, and the same analysis should give the same bytes.
     save_file(tensors, path, {"reconstruction": json.dumps({"passes": rebuilt.passes, "device": rebuilt.device})})
@@ -73,7 +76,7 @@ def read_state(folder: Path, record: dict, volume: Volume) -> Analysis:
     numbers, points = tensors["disc_numbers"].tolist(), tensors["disc_points_ras"]
     discs = Discs(dict(zip(numbers, points, strict=True)), configuration["disc_convention"]) if numbers else None
     slices = tuple(configuration["analysed_slices"])
-    maps = {name: np.zeros((len(slices), *shape[1:]), np.float32) for name in _MAPS}
+    maps = {name: np.zeros((len(slices), *shape[1:]), np.float32) for name in _RECONSTRUCTION + _EVIDENCE}
     for name, values in maps.items():
         values[cord[list(slices)]] = tensors[name]
     return scored(
@@ -81,8 +84,10 @@ def read_state(folder: Path, record: dict, volume: Volume) -> Analysis:
         stack,
         region_in_stack(stack, cord, discs),
         slices,
-        Reconstruction(**maps, **made),
-        score=from_dict(ScoreConfig, configuration["score"]),
+        Reconstruction(**{name: maps[name] for name in _RECONSTRUCTION}, **made),
+        Evidence(**{name: maps[name] for name in _EVIDENCE}),
+        score=configuration["score"],
+        score_config=from_dict(ScoreConfig, configuration["score_settings"]),
         thresholds=record["thresholds"] and Thresholds(**record["thresholds"]),
         notes=tuple(record["notes"]),
         provenance=record["provenance"],

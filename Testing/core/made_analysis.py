@@ -62,7 +62,7 @@ def made_analysis(
         {},
         Preprocessing(),
         MonteCarloConfig(),
-        ScoreConfig(),
+        {"paper": ScoreConfig()},
         (thresholds,) if thresholds else (),
         "0",
     )

@@ -268,7 +268,7 @@ def test_half_precision_weights_change_scores_by_less_than_a_percent(phantom, tm
         for p in network.parameters():
             p.add_(torch.randn(p.shape, generator=generator) * p.abs() * 2e-4)
     exact = replace(bundled, network=network)
-    save_model(tmp_path / "half", network, {key: bundled.card[key] for key in ("score", "thresholds")})
+    save_model(tmp_path / "half", network, {key: bundled.card[key] for key in ("scores", "thresholds")})
     results = [
         scores(analyse(phantom.volume, cord=phantom.cord, discs=phantom.discs, model=m))
         for m in (exact, load_model(tmp_path / "half"))

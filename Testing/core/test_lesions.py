@@ -9,6 +9,7 @@ from U2ADLib.lesions import COLUMNS, find_lesions, lesion_table
 from U2ADLib.roi.centreline import Centreline
 from U2ADLib.roi.region import Region
 from U2ADLib.roi.segments import Segment
+from U2ADLib.scoring.evidence import Evidence
 
 SPACING = 3.0
 SLICES = (2, 3, 4)
@@ -32,7 +33,11 @@ def table(anomaly, where=None, signal=None, segment=0.2, patient=0.3, position="
     curve = volume_curve(anomaly, where.cord[list(SLICES)], where.centreline, SLICES, ScoreConfig(position=position))
     lesions = find_lesions(anomaly, curve, where, segment, patient)
     signal = np.ones(where.cord.shape) if signal is None else signal
-    return lesion_table(lesions, curve, where, signal, SPACING), lesions, curve
+    # As if a mask one pixel smaller halved everything, and every pixel were 10 % brighter than the cord around it.
+    evidence = Evidence(anomaly, anomaly / 2, np.full(anomaly.shape, 0.1, np.float32))
+    uncertainty = np.full(anomaly.shape, 0.04, np.float32)
+    rows = lesion_table(lesions, curve, where, signal, SPACING, uncertainty=uncertainty, evidence=evidence)
+    return rows, lesions, curve
 
 
 def empty():
@@ -54,6 +59,9 @@ def test_a_block_in_one_slice():
     assert row["max_axial_damage_ratio []"] == pytest.approx(4 / 40, rel=0.01)  # of five slices of 8 px
     assert (row["segment"], row["slices"]) == ("C4-5", "3")
     assert row["peak_score []"] == pytest.approx(0.4)  # half the width
+    assert row["peak_score_smaller_mask []"] == pytest.approx(0.4)  # half of 0.8
+    assert row["uncertainty []"] == pytest.approx(0.2)
+    assert row["local_gain []"] == pytest.approx(0.1)
     np.testing.assert_array_equal(lesions.labels > 0, anomaly > 0)
     assert lesions.segments == (("C4-5",),)
 

@@ -31,10 +31,13 @@ def test_what_is_read_is_what_was_written(analysis, tmp_path):
     write_results(analysis, tmp_path / "out")
     again = read_results(tmp_path / "out", analysis.volume)
     for field in fields(analysis):
-        if field.name not in ("volume", "stack", "region", "reconstruction", "anomaly", "curve"):
+        if field.name not in ("volume", "stack", "region", "reconstruction", "evidence", "anomaly", "curve"):
             assert getattr(again, field.name) == getattr(analysis, field.name), field.name
     np.testing.assert_array_equal(again.stack.images, analysis.stack.images)
     np.testing.assert_array_equal(again.anomaly, analysis.anomaly)
+    for name in ("map", "smaller", "gain"):
+        cords = analysis.region.cord[list(analysis.slices)]
+        np.testing.assert_array_equal(getattr(again.evidence, name)[cords], getattr(analysis.evidence, name)[cords])
     np.testing.assert_array_equal(again.curve.values, analysis.curve.values)
     for name in MAPS:
         np.testing.assert_array_equal(again.on_input(name), analysis.on_input(name))

@@ -89,7 +89,7 @@ def main(arguments=None) -> None:
     )
     model = load_model(options.model)
     scores = [
-        scores_of_methods(analyse(v, cord=cord, discs=labels, model=model, seed=options.seed), model.score)
+        scores_of_methods(analyse(v, cord=cord, discs=labels, model=model, score="paper", seed=options.seed), model.scores["paper"])
         for v in (volume, with_lesion)
     ]
     print(table(*scores, options.segment))

@@ -1,6 +1,6 @@
 """Slices to learn from, with the person each belongs to: train and validation never share a person."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -9,6 +9,8 @@ from ..errors import InputError
 from ..roi.region import analysed_slices
 from ..sagittal import standardise
 from ..volume import Volume
+
+THICK_MM = 3.0  # of clinical sagittal slices
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,21 @@ def slices_of(volume: Volume, cord: np.ndarray, person: str, phantom=False, conf
         np.array([person] * n),
         np.full(n, phantom),
     )
+
+
+def thick_and_thin(volume: Volume, cord: np.ndarray, person: str, phantom=False, config=None) -> SliceSet:
+    """As `slices_of`; where slices are thin, each comes twice, the second time averaged with its neighbours to 3 mm."""
+    stack = standardise(volume, cord, config=config or Preprocessing())
+    cords = stack.grid.to_stack(cord, order=0) > 0
+    thin = slices_of(volume, cord, person, phantom, config)
+    reach = int(THICK_MM / stack.grid.slice_spacing_mm / 2)
+    if reach == 0:
+        return thin
+    averaged = [
+        stack.images[max(k - reach, 0) : k + reach + 1].mean(axis=0).astype(np.float16)
+        for k in analysed_slices(cords, "all")
+    ]
+    return concatenate([thin, replace(thin, images=np.stack(averaged))])
 
 
 def concatenate(sets: list[SliceSet]) -> SliceSet:

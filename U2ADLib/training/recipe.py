@@ -81,7 +81,7 @@ def pretrain_from_folder(
         "licence": "MIT",
         "preprocessing": asdict(Preprocessing()),
         "monte_carlo": asdict(MonteCarloConfig()),
-        "score": asdict(SCORE),
+        "scores": {"paper": asdict(SCORE)},
         "training": {
             "method": "pretraining with random masks (paper 3.3)",
             "people": used,

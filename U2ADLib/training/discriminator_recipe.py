@@ -1,0 +1,110 @@
+"""From a folder of healthy images to the discriminators of a model package: what `u2ad train-discriminator` does."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from ..config import ScoreConfig
+from ..dataset import Case, find_cases
+from ..device import choose_device, describe
+from ..errors import InputError, U2ADError
+from ..io import read_volume
+from ..package import load_model, save_model
+from ..progress import Progress, no_progress
+from ..roi.labels import read_cord
+from ..scoring.discriminator import DiscriminatorArchitecture
+from .data import SliceSet, concatenate, thick_and_thin
+from .discriminator import DiscriminatorConfig, train_discriminator
+from .phantoms import TRAINING_SEEDS, phantom_slices
+
+# Chosen on the person 24, before any other was looked at; see the README.
+DEFAULT_SCORE = ScoreConfig(
+    evidence="discriminator", bottom_fraction=0.0, components=0, across="max", neighbours_mm=0.0
+)
+
+
+def discriminators_from_folder(
+    data: Path,
+    out: Path,
+    *,
+    model: str | Path = "default",
+    held_out: Sequence[str] = (),
+    phantoms: int = 300,
+    count: int = 3,
+    architecture: DiscriminatorArchitecture | None = None,
+    config: DiscriminatorConfig | None = None,
+    device: str = "auto",
+    progress: Progress = no_progress,
+    say: Callable[[str], None] = lambda message: None,
+) -> Path:
+    """Train discriminators on the images with cord masks in a folder; the package `out` is `model` with them.
+
+    A run that was stopped goes on when it is started again with the same arguments; its state is in `out/training`.
+
+    :param model: its network rebuilds; its own discriminators are replaced, its thresholds hold for its "paper" score.
+    :param held_out: people of the folder who must not be learnt from.
+    :param phantoms: simulated necks to learn from besides.
+    :param count: trainings with seeds `config.seed`, `config.seed` + 1 …, whose probabilities are averaged.
+    :raises InputError: nothing to learn from, or nobody of a name.
+    """
+    architecture, config = architecture or DiscriminatorArchitecture(), config or DiscriminatorConfig()
+    data, out = Path(data), Path(out)
+    target = choose_device(device)
+    source = load_model(model)
+    cases = [case for case in find_cases(data) if case.cord is not None]
+    if unknown := set(held_out) - {case.person for case in cases}:
+        raise InputError(f"{data} has no image with a cord mask of {', '.join(sorted(unknown))}.")
+    sets, people = _slices([case for case in cases if case.person not in held_out], source, say)
+    if phantoms:
+        sets.append(phantom_slices(phantoms, config.seed, out / "training", progress))
+    learnt = concatenate(sets)
+    say(f"Training {count} discriminators on {len(learnt)} slices of {len(people)} people and {phantoms} phantoms.")
+    trained, losses = [], []
+    for k in range(count):
+        one, curves = train_discriminator(
+            learnt,
+            out / "training" / f"discriminator-{k}",
+            architecture,
+            replace(config, seed=config.seed + k),
+            network=source.network,
+            device=target,
+            progress=progress,
+            say=say,
+        )
+        trained.append(one)
+        losses.append(curves[-1])
+    card = {
+        key: value for key, value in source.card.items() if key not in ("format", "name", "architecture", "weights")
+    }
+    card |= {
+        "scores": {"paper": asdict(source.scores["paper"]), "default": asdict(DEFAULT_SCORE)},
+        "thresholds": [asdict(t) for t in source.thresholds if t.score == "paper"],
+        "discriminator_training": {
+            "method": "corrupted healthy slices",
+            "people": people,
+            "held_out_people": sorted(held_out),
+            "slices": len(learnt),
+            "phantoms": phantoms,
+            "phantom_seeds": f"{TRAINING_SEEDS + 10_000 * config.seed} and following" if phantoms else None,
+            "recipe": asdict(config),
+            "last_round": losses,
+            "device": describe(target),
+            "network": {"name": source.name, "sha256": source.sha256},
+        },
+    }
+    save_model(out, source.network, card, discriminators=trained)
+    return out
+
+
+def _slices(cases: list[Case], model, say) -> tuple[list[SliceSet], list[str]]:
+    """Slices of the cases that can be used, and their people; the others are named."""
+    sets, people = [], []
+    for case in cases:
+        try:
+            volume = read_volume(case.image)
+            cord = read_cord(volume, read_volume(case.cord)).array
+            sets.append(thick_and_thin(volume, cord, case.person, config=model.preprocessing))
+            people.append(case.person)
+        except U2ADError as error:
+            say(f"{case.id} is left out: {error}")
+    return sets, sorted(set(people))
