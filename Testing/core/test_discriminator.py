@@ -37,13 +37,16 @@ def test_corruptions_lie_in_the_cord_and_brighten_it():
     sizes, contrasts = [], []
     for _ in range(60):
         changed, mask = corrupt(image, cord, rng)
-        assert mask.any() and not (mask & ~cord).any()
+        assert mask.any()
+        assert not (mask & ~cord).any()
         near = F.max_pool2d(torch.from_numpy(mask.astype(np.float32))[None, None], 11, 1, 5)[0, 0].numpy() > 0
         np.testing.assert_allclose(changed[~near], image[~near], atol=1e-3)
         sizes.append(mask.sum())
         contrasts.append((changed - image)[mask].mean() / 0.6)
-    assert min(sizes) < 12 and max(sizes) > 60
-    assert 0.02 < np.median(contrasts) < 0.4 and max(contrasts) > 0.3
+    assert min(sizes) < 12
+    assert max(sizes) > 60
+    assert 0.02 < np.median(contrasts) < 0.4
+    assert max(contrasts) > 0.3
 
 
 def test_examples_repeat_with_their_seed_and_some_are_lesion_free():
@@ -54,7 +57,9 @@ def test_examples_repeat_with_their_seed_and_some_are_lesion_free():
     ]
     for one, other in zip(*twice, strict=True):
         np.testing.assert_array_equal(one.image, other.image)
-        assert one.image.shape == WINDOW and one.image.min() >= 0 and one.image.max() <= 1
+        assert one.image.shape == WINDOW
+        assert one.image.min() >= 0
+        assert one.image.max() <= 1
         assert one.cord.sum() > 100
     assert 20 <= sum(example.corrupted.any() for example in twice[0]) <= 38
 
@@ -63,9 +68,30 @@ def test_what_the_discriminator_sees_of_an_example():
     data = healthy(1)
     example = draw_example(data, np.ones(1), np.random.default_rng(3), CorruptionConfig(corrupted=1, mask_error=0))
     one, target = as_input(example, DiscriminatorArchitecture())
-    assert one.shape == (3, 160, 40) and target.shape == (160, 40)
-    assert target.sum() == example.corrupted.sum()
+    assert one.shape == (3, 160, 40)
+    assert target.shape == (160, 40)
+    assert (target == 1).sum() == example.corrupted.sum()
+    assert not (target < 0).any()
     assert (one[1] > 0).sum() == example.cord.sum()
+
+
+def test_what_may_not_be_healthy_does_not_count():
+    data = healthy(1)
+    unknown = np.zeros_like(data.cords)
+    unknown[0, 60:200] = data.cords[0, 60:200]
+    config = CorruptionConfig(corrupted=1, mask_error=0)
+    example = draw_example(data, np.ones(1), np.random.default_rng(4), config, unknown)
+    assert not (example.unknown & example.corrupted).any()
+    assert (example.unknown | example.corrupted)[example.cord].mean() > 0.5
+    one, target = as_input(example, TINY)
+    assert (target == -1).sum() == example.unknown.sum()
+    inputs, targets = torch.from_numpy(one)[None].float(), torch.from_numpy(target)[None].float()
+    torch.manual_seed(0)
+    network = Discriminator(TINY).eval()
+    plain = discriminator_loss(network, inputs, targets, SHORT)
+    known = (inputs[:, 1] > 0.5) & (targets >= 0)
+    crossed = F.binary_cross_entropy_with_logits(network(inputs)[known], targets[known])
+    assert plain[1].item() == pytest.approx(crossed.item(), rel=1e-5)
 
 
 def test_loss_against_a_slow_version():
@@ -126,4 +152,5 @@ def test_it_can_look_at_reconstructions(tmp_path):
     architecture = DiscriminatorArchitecture(("gain", "inside", "rebuilt", "uncertainty"), (4, 8))
     short = DiscriminatorConfig(rounds=1, examples=50, steps=2, batch=4)
     trained, curves = train_discriminator(healthy(), tmp_path, architecture, short, network=load_model().network)
-    assert trained.architecture == architecture and np.isfinite(curves[0]["loss"])
+    assert trained.architecture == architecture
+    assert np.isfinite(curves[0]["loss"])

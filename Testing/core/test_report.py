@@ -61,7 +61,9 @@ def test_record(analysis, tmp_path):
     assert record["segments"][2]["score"] == pytest.approx(0.375)
     assert record["segments"][2]["peak_slice"] == 4
     assert record["missing"] == []
-    assert record["thresholds"] == {"segment": 0.2, "patient": 0.25, "slices": "all", "origin": "made up", "score": "paper"}
+    assert record["thresholds"] == {
+        "segment": 0.2, "patient": 0.25, "slices": "all", "origin": "made up", "score": "paper"
+    }  # fmt: skip
     assert [s["left_mm"] for s in record["slices"]] == pytest.approx([-6.6, -3.3, 0, 3.3, 6.6])
     assert "Research use only" in record["research_use_only"]
     assert set(record["files"]) == ALL - {"analysis.json"}

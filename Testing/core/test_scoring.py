@@ -56,7 +56,8 @@ def test_local_gain_follows_a_slope_and_not_a_lesion():
     lesion[60:72, 28:36] *= 1.5
     np.testing.assert_allclose(local_gain(lesion, cord), 100, rtol=1e-6)
     difference = local_gain_difference(lesion, cord)
-    assert difference[65, 30] == pytest.approx(0.5) and difference[20, 30] == pytest.approx(0)
+    assert difference[65, 30] == pytest.approx(0.5)
+    assert difference[20, 30] == pytest.approx(0)
 
 
 def test_local_gain_where_there_is_hardly_any_cord():
@@ -137,7 +138,8 @@ def test_a_strip_at_the_side_of_the_image():
     cord[3:47, :6] = True
     image = np.arange(cord.size, dtype=float).reshape(cord.shape)
     strip = Strip.around(cord)
-    assert len(strip.columns) == 48 and strip.first == 1
+    assert len(strip.columns) == 48
+    assert strip.first == 1
     np.testing.assert_array_equal(strip.paste(strip.cut(image), image.shape)[cord], image[cord])
 
 
@@ -146,8 +148,10 @@ def test_channels_are_relative_to_the_cord():
     image[60:64, 30:34] = 150
     mean, variance = np.where(cord, 100.0, 0), np.where(cord, 25.0, 0)
     maps = channels(image, cord, mean=mean, variance=variance)
-    assert maps["gain"][61, 31] == pytest.approx(0.5) and maps["rebuilt"][61, 31] == pytest.approx(0.5)
-    assert maps["gain"][5, 5] == pytest.approx(2) and maps["rebuilt"][5, 5] == 0
+    assert maps["gain"][61, 31] == pytest.approx(0.5)
+    assert maps["rebuilt"][61, 31] == pytest.approx(0.5)
+    assert maps["gain"][5, 5] == pytest.approx(2)
+    assert maps["rebuilt"][5, 5] == 0
     assert maps["uncertainty"][61, 31] == pytest.approx(0.05)
     np.testing.assert_allclose(maps["depth"][64, 28:32], [0.2, 0.4, 0.6, 0.8])
     assert features(maps, ("gain", "inside")).shape == (2, *image.shape)
@@ -210,7 +214,8 @@ def test_a_lesion_in_neighbouring_slices_counts_more_than_noise_in_one():
     logits[:, 40:44, 23:27] = 2  # in all slices
     logits[0, 80:84, 33:37] = 2  # in one
     together = across_slices(logits, cords, [0, 1, 2], 2.0)
-    assert together[0, 41, 24] == pytest.approx(2) and together[0, 81, 34] < 0
+    assert together[0, 41, 24] == pytest.approx(2)
+    assert together[0, 81, 34] < 0
 
 
 def test_evidence_with_the_mask_and_with_a_smaller_one(discriminators):
@@ -223,7 +228,9 @@ def test_evidence_with_the_mask_and_with_a_smaller_one(discriminators):
     logits = discriminator_logits(discriminators, images, smaller, rebuilt)
     np.testing.assert_allclose(found.smaller[2], probability(logits[2], smaller[2]), atol=1e-6)
     np.testing.assert_array_equal(found.gain, gain_maps(images, cords))
-    assert found.map[cords].min() > 0 and found.map.max() < 1 and not found.map[~cords].any()
+    assert found.map[cords].min() > 0
+    assert found.map.max() < 1
+    assert not found.map[~cords].any()
     paper = error_evidence(images, cords, rebuilt, ScoreConfig(erosion_px=1))
     np.testing.assert_array_equal(paper.map, rebuilt.aleatoric)
     np.testing.assert_array_equal(paper.smaller, np.where(erode(cords, 2), rebuilt.aleatoric, 0))
@@ -242,6 +249,7 @@ def test_a_package_keeps_its_discriminators(discriminators, tmp_path):
         discriminator_logits(discriminators, images, cords, rebuilt),
         atol=1e-6,
     )
-    assert model.monte_carlo == MonteCarloConfig() and model.thresholds_for("all") is None
+    assert model.monte_carlo == MonteCarloConfig()
+    assert model.thresholds_for("all") is None
     with pytest.raises(UsageError, match="no score 'best'"):
         model.score_name("best")

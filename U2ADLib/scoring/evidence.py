@@ -1,8 +1,8 @@
 """What speaks for a lesion at each pixel, under the score in use.
 
 "paper": the error of the Monte Carlo reconstruction. "default": the probability that the discriminators give, averaged
-over their trainings and over left and right, smoothed, and weighed together with that of the neighbouring slices: a lesion
-is three-dimensional, noise is not.
+over their trainings and over left and right, smoothed, and weighed together with that of the neighbouring slices: a
+lesion is three-dimensional, noise is not.
 """
 
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ CERTAIN = 12.0  # logits beyond this are cut off, so that one pixel cannot outvo
 class Evidence:
     """Maps (S, H, W) float32, 0 outside the cord.
 
-    map: the score's own, before it is filtered. smaller: the same, had the mask been one pixel smaller all around. gain: how
-    much brighter than the cord thereabouts (x / L − 1), smoothed: the simple rule beside every finding.
+    map: the score's own, before it is filtered. smaller: the same, had the mask been one pixel smaller all around.
+    gain: how much brighter than the cord thereabouts (x / L − 1), smoothed: the simple rule beside every finding.
     """
 
     map: np.ndarray

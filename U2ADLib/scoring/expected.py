@@ -1,7 +1,7 @@
 """The error to expect at each place of the cord, learnt on lesion-free slices.
 
-Thin bright CSF at the edge of a slightly wrong mask is the commonest false alarm. What is usual at a place (so far from the
-border, in the posterior or the anterior half) is subtracted, and the rest divided by its usual spread.
+Thin bright CSF at the edge of a slightly wrong mask is the commonest false alarm. What is usual at a place (so far
+from the border, in the posterior or the anterior half) is subtracted, and the rest divided by its usual spread.
 """
 
 from collections.abc import Iterable

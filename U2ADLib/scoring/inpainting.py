@@ -1,8 +1,8 @@
 """Linear inpainting of the cord: the companion of the network.
 
-The cord is straightened: every row is sampled at 18 points across it. A row's cord is predicted, linearly, from the cord
-farther away along the neck and from the fluid beside it; nothing within ±8 rows of it is seen. So a lesion cannot help to
-predict itself, a bulge of CSF at the border can.
+The cord is straightened: every row is sampled at 18 points across it. A row's cord is predicted, linearly, from the
+cord farther away along the neck and from the fluid beside it; nothing within ±8 rows of it is seen. So a lesion cannot
+help to predict itself, a bulge of CSF at the border can.
 """
 
 from collections.abc import Iterable

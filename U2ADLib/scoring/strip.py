@@ -33,7 +33,7 @@ class Strip:
         """(…, H, W) → (…, rows, WIDTH). Beyond the image's sides its last column is repeated."""
         columns = np.clip(self.columns, 0, values.shape[-1] - 1)
         rows = values[..., self.first : self.first + len(columns), :]
-        return np.take_along_axis(rows, np.broadcast_to(columns, rows.shape[:-1] + (WIDTH,)), axis=-1)
+        return np.take_along_axis(rows, np.broadcast_to(columns, (*rows.shape[:-1], WIDTH)), axis=-1)
 
     def paste(self, values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         """(rows, WIDTH) → (H, W), 0 where nothing was cut."""

@@ -32,19 +32,31 @@ class CorruptionConfig:
 
 @dataclass(frozen=True)
 class Example:
-    """image (H, W) float32, 0–1; cord (H, W) bool, as a method is given it, perhaps wrong; corrupted (H, W) bool."""
+    """image (H, W) float32, 0–1; cord (H, W) bool, as a method is given it, perhaps wrong; corrupted (H, W) bool;
+    unknown (H, W) bool, where nobody can say whether the slice was healthy."""
 
     image: np.ndarray
     cord: np.ndarray
     corrupted: np.ndarray
+    unknown: np.ndarray
 
 
-def draw_example(data: SliceSet, weights: np.ndarray, rng: np.random.Generator, config: CorruptionConfig) -> Example:
-    """One slice, drawn with probabilities `weights` (N,), changed at random. Lesion-free with 1 − config.corrupted."""
+def draw_example(
+    data: SliceSet,
+    weights: np.ndarray,
+    rng: np.random.Generator,
+    config: CorruptionConfig,
+    unknown: np.ndarray | None = None,
+) -> Example:
+    """One slice, drawn with probabilities `weights` (N,), changed at random. Left alone with 1 − config.corrupted.
+
+    :param unknown: (N, H, W) bool, where a slice may not be healthy.
+    """
     while True:
         index = rng.choice(len(data), p=weights)
-        image, cord = _window(data.images[index].astype(np.float32), data.cords[index], rng)
-        image, cord = _move(image, cord, rng, config)
+        doubtful = np.zeros_like(data.cords[index]) if unknown is None else unknown[index]
+        planes = _window((data.images[index].astype(np.float32), data.cords[index], doubtful), rng)
+        image, cord, doubtful = _move(planes, rng, config)
         if cord.sum() >= SMALLEST_CORD_PX:
             break  # a mask error takes at most a pixel off: some cord is left
 
@@ -77,30 +89,32 @@ def draw_example(data: SliceSet, weights: np.ndarray, rng: np.random.Generator, 
     mask_error = MaskError.draw(rng) if happens("mask_error") else MaskError("none")
     image, given = Degradation(tuple(picture), mask_error).apply(image, cord, healthy)
     top = max(np.percentile(image, 99.8), 1e-6)
-    return Example(np.clip(image / top, 0, 1).astype(np.float32), given, corrupted)
+    return Example(np.clip(image / top, 0, 1).astype(np.float32), given, corrupted, doubtful & ~corrupted)
 
 
-def _window(image, cord, rng):
-    """A window around the cord, at random along it."""
+def _window(planes, rng):
+    """A window around the cord, the second of the planes, at random along it."""
+    cord = planes[1]
     rows, columns = np.nonzero(cord)
     first_row = rng.integers(max(rows.min() - 8, 0), max(rows.max() + 8 - WINDOW[0], rows.min() - 8, 0) + 1)
-    first_row = int(np.clip(first_row, 0, image.shape[0] - WINDOW[0]))
+    first_row = int(np.clip(first_row, 0, cord.shape[0] - WINDOW[0]))
     inside = cord[first_row : first_row + WINDOW[0]]
     middle = int(np.nonzero(inside)[1].mean()) if inside.any() else int(columns.mean())
-    first_column = int(np.clip(middle - WINDOW[1] // 2, 0, image.shape[1] - WINDOW[1]))
-    window = slice(first_row, first_row + WINDOW[0]), slice(first_column, first_column + WINDOW[1])
-    return image[window], cord[window]
+    first_column = int(np.clip(middle - WINDOW[1] // 2, 0, cord.shape[1] - WINDOW[1]))
+    return [plane[first_row : first_row + WINDOW[0], first_column : first_column + WINDOW[1]] for plane in planes]
 
 
-def _move(image, cord, rng, config):
+def _move(planes, rng, config):
     """Turned, scaled, shifted by a few pixels, perhaps mirrored."""
     angle = np.deg2rad(rng.uniform(-config.rotation_degrees, config.rotation_degrees))
     rows, columns = rng.uniform(1 - config.scale, 1 + config.scale, 2)
     matrix = np.array([[np.cos(angle) * rows, -np.sin(angle)], [np.sin(angle), np.cos(angle) * columns]])
-    centre = (np.array(image.shape) - 1) / 2
+    centre = (np.array(planes[0].shape) - 1) / 2
     offset = centre - matrix @ centre + rng.uniform(-8, 8, 2)
-    image = affine_transform(image, matrix, offset, order=1, mode="nearest")
-    cord = affine_transform(cord.astype(np.float32), matrix, offset, order=1, mode="nearest") > 0.5
-    if rng.random() < 0.5:
-        image, cord = image[:, ::-1], cord[:, ::-1]
-    return np.ascontiguousarray(image), np.ascontiguousarray(cord)
+    mirrored = rng.random() < 0.5
+    moved = []
+    for plane in planes:
+        values = affine_transform(plane.astype(np.float32), matrix, offset, order=1, mode="nearest")
+        values = values > 0.5 if plane.dtype == bool else values
+        moved.append(np.ascontiguousarray(values[:, ::-1] if mirrored else values))
+    return moved

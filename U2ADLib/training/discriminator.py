@@ -1,8 +1,8 @@
 """Training of the discriminator on corrupted healthy slices, resumable and reproducible from its seed.
 
 Examples are made in rounds by all processors, since that takes as long as learning from them; every round has new ones.
-Everything random in a round comes from generators seeded with (seed, round), so weights, optimiser and the round's number
-are the whole state.
+Everything random in a round comes from generators seeded with (seed, round), so weights, optimiser and the round's
+number are the whole state.
 """
 
 import os
@@ -60,6 +60,8 @@ def train_discriminator(
     config: DiscriminatorConfig | None = None,
     *,
     network: EdgeMAE | None = None,
+    unknown: np.ndarray | None = None,
+    start: Discriminator | None = None,
     device: torch.device | str = "cpu",
     progress: Progress = no_progress,
     say: Callable[[str], None] = lambda message: None,
@@ -68,6 +70,8 @@ def train_discriminator(
 
     :param train: healthy slices, lesion-free as far as anyone knows.
     :param network: rebuilds the examples, where the architecture looks at reconstructions.
+    :param unknown: (N, H, W) bool, pixels of `train` that may not be healthy: they do not count, corrupted or not.
+    :param start: goes on from these weights (adaptation).
     :returns: the discriminator in evaluation mode on the CPU, and the curves (one dict a round).
     :raises ModelError: the folder holds the state of another training.
     """
@@ -75,11 +79,15 @@ def train_discriminator(
     device = torch.device(device)
     torch.manual_seed(config.seed)
     student = Discriminator(architecture).to(device)
+    if start is not None:
+        student.load_state_dict(start.state_dict())
     optimiser = torch.optim.AdamW(student.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     recipe = {
         "architecture": {name: list(values) for name, values in asdict(architecture).items()},
         "config": asdict(config),
         "data": {"slices": len(train), "sha256": sha256(train.images.tobytes()).hexdigest()},
+        "unknown": None if unknown is None else sha256(np.packbits(unknown).tobytes()).hexdigest(),
+        "start": None if start is None else _checksum(start),
     }
     average = {name: value.clone() for name, value in student.state_dict().items()}
     curves, first = [], 0
@@ -90,7 +98,7 @@ def train_discriminator(
         say(f"Resuming after round {first} of {config.rounds}.")
     total = config.rounds * config.steps
     for round_ in range(first, config.rounds):
-        inputs, targets = _examples(train, architecture, config, round_, network, device, progress)
+        inputs, targets = _examples(train, unknown, architecture, config, round_, network, device, progress)
         rng = np.random.default_rng([config.seed, round_])
         sums = torch.zeros(4, device=device)
         student.train()
@@ -125,9 +133,10 @@ def discriminator_loss(
     """[total, pixels, dice, slices]: cross-entropy of the cord's pixels, soft Dice per slice, and cross-entropy of
     "this slice has a corruption", for which its most suspicious 3 × 3 neighbourhoods speak.
 
-    :param inputs: (B, channels, rows, WIDTH); channel "inside" must be among them. :param targets: (B, rows, WIDTH).
+    :param inputs: (B, channels, rows, WIDTH); channel "inside" must be among them. :param targets: (B, rows, WIDTH),
+        1 where corrupted, negative where it is unknown, which does not count.
     """
-    cord = inputs[:, network.architecture.channels.index("inside")] > 0.5
+    cord = (inputs[:, network.architecture.channels.index("inside")] > 0.5) & (targets >= 0)
     logits, targets = network(inputs), targets * cord
     crossed = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     pixels = (crossed * cord).sum() / cord.sum().clamp(min=1)
@@ -139,8 +148,8 @@ def discriminator_loss(
     return [pixels + config.dice_weight * dice.mean() + config.slice_weight * slices, pixels, dice.mean(), slices]
 
 
-def _examples(train, architecture, config, round_, network, device, progress):
-    """Inputs (N, channels, rows, WIDTH) float16 and targets (N, rows, WIDTH) bool of a round, on the device."""
+def _examples(train, unknown, architecture, config, round_, network, device, progress):
+    """Inputs (N, channels, rows, WIDTH) float16 and targets (N, rows, WIDTH) int8 of a round, on the device."""
     weights = sampling_weights(train, config.real_share)
     needs_network = any(name in REBUILT for name in architecture.channels)
     counts = [EXAMPLES_PER_TASK] * (config.examples // EXAMPLES_PER_TASK)
@@ -149,7 +158,9 @@ def _examples(train, architecture, config, round_, network, device, progress):
     progress("Examples", 0, len(counts))
     workers = os.cpu_count() or 1
     # Fresh processes, not forks: torch's threads do not survive a fork.
-    with ProcessPoolExecutor(workers, get_context("spawn"), _keep, (train, weights, config.corruption)) as pool:
+    with ProcessPoolExecutor(
+        workers, get_context("spawn"), _keep, (train, weights, config.corruption, unknown)
+    ) as pool:
         for task, examples in enumerate(pool.map(_drawn, seeds, counts)):
             rebuilt = (
                 _rebuilt(network, examples, seeds[task], device) if needs_network else [(None, None)] * len(examples)
@@ -163,27 +174,27 @@ def _examples(train, architecture, config, round_, network, device, progress):
 
 
 def as_input(example: Example, architecture: DiscriminatorArchitecture, mean=None, variance=None):
-    """What the discriminator sees of an example, (channels, 160, 40) float16, and the corrupted pixels (160, 40)."""
+    """What the discriminator sees of an example, (channels, 160, 40) float16, and its target (160, 40) int8."""
     maps = channels(example.image, example.cord, mean=mean, variance=variance)
     strip = Strip.around(example.cord, architecture.multiple)
     rows = min(len(strip.columns), WINDOW[0])
     one = np.zeros((len(architecture.channels), WINDOW[0], WIDTH), np.float16)
     one[:, :rows] = strip.cut(features(maps, architecture.channels))[:, :rows]
-    target = np.zeros((WINDOW[0], WIDTH), bool)
-    target[:rows] = strip.cut(example.corrupted)[:rows]
+    target = np.zeros((WINDOW[0], WIDTH), np.int8)
+    target[:rows] = strip.cut(example.corrupted.astype(np.int8) - example.unknown)[:rows]
     return one, target
 
 
 _kept = {}
 
 
-def _keep(train, weights, corruption):
-    _kept.update(train=train, weights=weights, corruption=corruption)
+def _keep(train, weights, corruption, unknown):
+    _kept.update(data=train, weights=weights, config=corruption, unknown=unknown)
 
 
 def _drawn(seed, count):
     rng = np.random.default_rng(seed)
-    return [draw_example(_kept["train"], _kept["weights"], rng, _kept["corruption"]) for _ in range(count)]
+    return [draw_example(rng=rng, **_kept) for _ in range(count)]
 
 
 def _rebuilt(network, examples, seed, device):
@@ -199,6 +210,10 @@ def _rebuilt(network, examples, seed, device):
         network, images, cords, MonteCarloConfig(), int(np.random.default_rng(seed).integers(2**31)), device=device
     )
     return [(made.mean[(k, *place)], made.epistemic[(k, *place)]) for k in range(len(examples))]
+
+
+def _checksum(network):
+    return sha256(b"".join(v.cpu().numpy().tobytes() for v in network.state_dict().values())).hexdigest()
 
 
 def _draw_curves(folder, curves):
