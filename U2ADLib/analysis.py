@@ -123,8 +123,8 @@ def analyse(
         given, and without discs everything but the segments works.
     :param cord_convention, disc_convention: how the labels are to be read; "auto" detects it, and a note says how.
     :param shift_levels: added to every disc's number, where the labels are a level off.
-    :param prepared: slices and region that `roi.source.prepare` made of this volume, for several analyses of it; labels and
-        region model are not looked at then.
+    :param prepared: slices and region that `roi.source.prepare` made of this volume, for several analyses of it;
+        labels and region model are not looked at then.
     :param slices: "all" slices with enough cord, the "middle" one (as the paper), or a number of slices.
     :param score: "default", or "paper" for the paper's own AnoMap. None: the default where the model has it.
     :param k, scheme: Monte Carlo settings other than the model's.
@@ -224,8 +224,8 @@ def scored(
     notes: tuple[str, ...],
     provenance: dict,
 ) -> Analysis:
-    """What follows from reconstruction and evidence: map, curve, scores, flags and lesions. Takes a fraction of a second
-    and no torch."""
+    """What follows from reconstruction and evidence: map, curve, scores, flags and lesions. Takes a fraction of a
+    second and no torch."""
     cords = region.cord[list(slices)]
     anomaly = filtered_map(evidence.map, cords, score_config)
     curve = volume_curve(anomaly, cords, region.centreline, slices, score_config)

@@ -17,7 +17,7 @@ from ..roi.labels import read_cord
 from .data import SliceSet, concatenate, slices_of
 from .phantoms import TRAINING_SEEDS, phantom_slices
 from .pretrain import PretrainConfig, pretrain
-from .thresholds import phantom_thresholds
+from .thresholds import check_phantoms, phantom_thresholds
 
 HELD_OUT_SHARE = 0.2  # of the people, where the user names none
 # Measured with `evaluation.settings`: without its border, where the mask is never exact and CSF is mixed in, the cord's
@@ -48,9 +48,11 @@ def pretrain_from_folder(
         a fifth of the people, drawn with the seed, where there are at least three.
     :param phantoms: simulated necks to learn from besides.
     :param threshold_phantoms: lesion-free phantoms of unseen seeds for the first thresholds; 0 sets none.
-    :raises InputError: nothing to learn from, or a person on both sides.
+    :raises InputError: nothing to learn from, a person on both sides, or too few phantoms for thresholds.
     """
     architecture, config = architecture or Architecture(), config or PretrainConfig()
+    if threshold_phantoms:
+        check_phantoms(threshold_phantoms)
     data, out = Path(data), Path(out)
     target = choose_device(device)
     cases = [case for case in find_cases(data) if case.cord is not None]
