@@ -19,9 +19,9 @@ def anocurve(
     """AnoCurve of one slice: `s` (N,) in mm along the centreline and the anomaly's value (N,) there.
 
     anomaly, cord: (H, W). The mean (`config.across` "max": the largest value) is taken over the width of the cord,
-    less the border that `config.erosion_px` takes off. `config.position` "arc": every 0.5 mm of arc length, perpendicular to the
-    centreline, from bilinear samples. "rows": in each image row that the centreline crosses, the paper's
-    AnoCurve(j) = 1/W Σ_i AnoMap(i, j). NaN where the cord is less than 2 mm wide.
+    less the border that `config.erosion_px` takes off. `config.position` "arc": every 0.5 mm of arc length,
+    perpendicular to the centreline, from bilinear samples. "rows": in each image row that the centreline crosses, the
+    paper's AnoCurve(j) = 1/W Σ_i AnoMap(i, j). NaN where the cord is less than 2 mm wide.
     """
     config = config or ScoreConfig()
     mask = erode(cord, config.erosion_px)

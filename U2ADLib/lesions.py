@@ -108,8 +108,8 @@ def lesion_table(
 ) -> list[dict]:
     """One dictionary with the keys COLUMNS per lesion, strongest first.
 
-    signal: (S, H, W), the stack's slices in the input's intensities. uncertainty: EU of the analysed slices, (S', H, W),
-    as the evidence's maps. The columns:
+    signal: (S, H, W), the stack's slices in the input's intensities. uncertainty: EU of the analysed slices, (S', H,
+    W), as the evidence's maps. The columns:
 
     - volume: pixels × 1 mm² × slice spacing. length: along the centreline. width: the largest thickness in a
       sagittal slice, perpendicular to the centreline.

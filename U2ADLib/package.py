@@ -1,4 +1,5 @@
-"""Model packages: a folder with `model.json` and `weights.safetensors`, and nothing that could run code.
+"""Model packages: a folder with `model.json`, `weights.safetensors` and, for the default score,
+`discriminators.safetensors`, and nothing that could run code.
 
 `model.json` (the card) holds the architecture, preprocessing and scoring, what the model was trained on and how, the
 thresholds and how they were set, figures on data that did not train it, the licence, and the SHA-256 of the weights.
@@ -23,6 +24,7 @@ from .resources import resource
 
 FORMAT = 1
 CARD, WEIGHTS = "model.json", "weights.safetensors"
+DISCRIMINATORS = "discriminators.safetensors"  # where the package has any
 DEFAULT_MODEL = "default"
 # What a package is for → the bundled one that is taken for "default".
 BUNDLED_DEFAULT = {"analysis": "edgemae-first", "region": "region-first"}
@@ -68,7 +70,7 @@ class Model:
     monte_carlo: MonteCarloConfig
     scores: dict[str, ScoreConfig]  # by name: always "paper", and "default" where there are discriminators
     thresholds: tuple[Thresholds, ...]
-    sha256: str
+    sha256: str  # see `weights_sha256`
     discriminators: tuple["Discriminator", ...] = ()  # noqa: F821  (same training, other seeds)
 
     def score_name(self, wanted: str | None = None) -> str:
@@ -146,7 +148,8 @@ def card_kind(card: dict) -> str:
 
 
 def card_score(card: dict, wanted: str | None = None) -> str:
-    """The name of the score that is taken, see `Model.score_name`. :raises UsageError: the package has no such score."""
+    """The name of the score that is taken, see `Model.score_name`. :raises UsageError: the package has no such
+    score."""
     scores = card.get("scores", {"paper": {}})
     name = wanted or ("default" if "default" in scores else "paper")
     if name not in scores:
@@ -175,12 +178,28 @@ def read_card(folder: Path) -> dict:
 def verify_model(folder: Path) -> dict:
     """The card of a package whose weights match their checksum. :raises ModelError: they do not."""
     card = read_card(folder)
-    weights = folder / WEIGHTS
-    if not weights.is_file():
-        raise ModelError(f"Model {folder.name!r} has no {WEIGHTS}: install it again.")
-    if file_sha256(weights) != card["weights"].get("sha256"):
-        raise ModelError(f"The weights of model {folder.name!r} do not match their checksum: install it again.")
+    for name, entry in _weight_files(card).items():
+        if not (folder / name).is_file():
+            raise ModelError(f"Model {folder.name!r} has no {name}: install it again.")
+        if file_sha256(folder / name) != entry.get("sha256"):
+            raise ModelError(f"The weights of model {folder.name!r} do not match their checksum: install it again.")
     return card
+
+
+def weights_sha256(card: dict) -> str:
+    """Checksum of the weights; of network and discriminators, joined by "+", where there are both."""
+    return "+".join(str(entry.get("sha256")) for entry in _weight_files(card).values())
+
+
+def package_files(card: dict) -> tuple[str, ...]:
+    """Names of the files that make a package."""
+    return (CARD, *_weight_files(card))
+
+
+def _weight_files(card):
+    """The package's files of weights, and what the card says of each."""
+    files = {WEIGHTS: card["weights"]}
+    return files | ({DISCRIMINATORS: card["discriminators"]} if card.get("discriminators") else {})
 
 
 def load_model(name_or_folder: str | Path = DEFAULT_MODEL) -> Model:
@@ -197,17 +216,17 @@ def load_model(name_or_folder: str | Path = DEFAULT_MODEL) -> Model:
     if entry := card.get("discriminators"):
         architecture = from_dict(DiscriminatorArchitecture, {k: tuple(v) for k, v in entry["architecture"].items()})
         discriminators = tuple(
-            _with_weights(Discriminator(architecture), folder, _discriminator_prefix(i)) for i in range(entry["count"])
+            _with_weights(Discriminator(architecture), folder / DISCRIMINATORS, f"{i}.") for i in range(entry["count"])
         )
     return Model(
         name=card.get("name", folder.name),
-        network=_with_weights(EdgeMAE(from_dict(Architecture, card["architecture"])), folder),
+        network=_with_weights(EdgeMAE(from_dict(Architecture, card["architecture"])), folder / WEIGHTS),
         card=card,
         preprocessing=from_dict(Preprocessing, card.get("preprocessing", {})),
         monte_carlo=from_dict(MonteCarloConfig, card.get("monte_carlo", {})),
         scores={name: from_dict(ScoreConfig, values) for name, values in card.get("scores", {"paper": {}}).items()},
         thresholds=tuple(from_dict(Thresholds, t) for t in card.get("thresholds", [])),
-        sha256=card["weights"]["sha256"],
+        sha256=weights_sha256(card),
         discriminators=discriminators,
     )
 
@@ -220,7 +239,7 @@ def load_region_model(name_or_folder: str | Path = DEFAULT_MODEL) -> RegionModel
     architecture = from_dict(
         RegionArchitecture, card["architecture"] | {"widths": tuple(card["architecture"]["widths"])}
     )
-    network = _with_weights(RegionNet(architecture), folder)
+    network = _with_weights(RegionNet(architecture), folder / WEIGHTS)
     return RegionModel(card.get("name", folder.name), network, card, card["weights"]["sha256"])
 
 
@@ -237,26 +256,20 @@ def _verified(name_or_folder, kind):
     return folder, card
 
 
-def _discriminator_prefix(index):
-    return f"discriminators.{index}."
+def _with_weights(network, path, prefix=""):
+    """The network with the weights of a file, stored as float16 or float32 and always computed in float32.
 
-
-def _with_weights(network, folder, prefix=""):
-    """The network with a package's weights, stored as float16 or float32 and always computed in float32.
-
-    :param prefix: of its tensors' names; without one, all tensors that belong to no discriminator.
+    :param prefix: of its tensors' names, where the file holds several networks.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        stored = load_file(folder / WEIGHTS)
-        mine = {n: t for n, t in stored.items() if n.startswith(prefix or "discriminators.") == bool(prefix)}
-        tensors = {name.removeprefix(prefix): tensor.float() for name, tensor in mine.items()}
+        stored = {n.removeprefix(prefix): t.float() for n, t in load_file(path).items() if n.startswith(prefix)}
         counters = {n: v for n, v in network.state_dict().items() if n.endswith("num_batches_tracked")}
-        network.load_state_dict(tensors | counters)  # the counters are not stored: nothing computes with them
+        network.load_state_dict(stored | counters)  # the counters are not stored: nothing computes with them
     except (SafetensorError, RuntimeError) as error:
-        raise ModelError(f"The weights of model {folder.name!r} do not fit its card: {error}") from None
+        raise ModelError(f"The weights of model {path.parent.name!r} do not fit its card: {error}") from None
     return network.eval()
 
 
@@ -266,35 +279,40 @@ def save_model(folder: Path, network, card: dict, dtype: str = "float16", discri
     :param card: what `model.json` shall say besides format, architecture and the checksum of the weights.
     :param discriminators: of one architecture, for the default score.
     """
-    import torch
-    from safetensors.torch import save_file
-
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        kind = getattr(torch, dtype)
-        parts = {"": network} | {_discriminator_prefix(i): one for i, one in enumerate(discriminators)}
-        state = {
-            prefix + name: values.detach().cpu().to(kind).contiguous()
-            for prefix, part in parts.items()
-            for name, values in part.state_dict().items()
-            if values.is_floating_point()
-        }
-        save_file(state, temporary / WEIGHTS)
-        os.chmod(temporary / WEIGHTS, 0o644)  # safetensors makes it private; a shared installation must be readable
-        weights = {"file": WEIGHTS, "dtype": dtype, "sha256": file_sha256(temporary / WEIGHTS)}
         record = {"format": FORMAT, "name": folder.name, **card}
-        record |= {"architecture": asdict(network.architecture), "weights": weights}
+        record["architecture"] = asdict(network.architecture)
+        record["weights"] = _save_weights(temporary / WEIGHTS, {"": network}, dtype)
         if discriminators:
+            parts = {f"{i}.": one for i, one in enumerate(discriminators)}
             record["discriminators"] = {
-                "count": len(discriminators),
+                "count": len(parts),
                 "architecture": asdict(discriminators[0].architecture),
+                **_save_weights(temporary / DISCRIMINATORS, parts, dtype),
             }
         write_json(temporary / CARD, record)
         _publish(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _save_weights(path, networks, dtype):
+    """Write the networks' weights, each under its prefix; what the card says of the file."""
+    import torch
+    from safetensors.torch import save_file
+
+    state = {
+        prefix + name: values.detach().cpu().to(getattr(torch, dtype)).contiguous()
+        for prefix, network in networks.items()
+        for name, values in network.state_dict().items()
+        if values.is_floating_point()
+    }
+    save_file(state, path)
+    os.chmod(path, 0o644)  # safetensors makes it private; a shared installation must be readable
+    return {"file": path.name, "dtype": dtype, "sha256": file_sha256(path)}
 
 
 def update_card(folder: Path, **entries) -> None:
@@ -313,7 +331,7 @@ def install_model(source: Path, name: str | None = None) -> ModelEntry:
     temporary = Path(tempfile.mkdtemp(prefix=".install-", dir=target_folder))
     try:
         if source.is_dir():
-            for part in (CARD, WEIGHTS):
+            for part in package_files(read_card(source)):
                 if not (source / part).is_file():
                     raise ModelError(f"{source} is not a model package: it holds no {part}.")
                 shutil.copyfile(source / part, temporary / part)
@@ -349,11 +367,13 @@ def remove_model(name: str) -> Path:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Take the two files of a package out of a zip, whatever folder they are in; nothing else is written."""
+    """Take a package's files out of a zip, whatever folder they are in; nothing else is written."""
     try:
         with zipfile.ZipFile(archive) as packed:
-            for part in (CARD, WEIGHTS):
+            for part in (CARD, WEIGHTS, DISCRIMINATORS):
                 found = [m for m in packed.infolist() if m.filename.rsplit("/", 1)[-1] == part]
+                if part == DISCRIMINATORS and not found:
+                    continue
                 if len(found) != 1:
                     raise ModelError(f"{archive.name} is not a model package: it must hold one {part}.")
                 if found[0].file_size > MAX_PACKAGE_BYTES:
@@ -367,11 +387,13 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 def _publish(temporary: Path, folder: Path) -> None:
-    """Move the two files of a finished package into place, weights last, keeping what else the folder holds."""
+    """Move the files of a finished package into place, the card last, keeping what else the folder holds."""
     os.chmod(temporary, 0o755)
     if not folder.exists():
         os.replace(temporary, folder)
         return
     (folder / CARD).unlink(missing_ok=True)  # without a card the folder is no package while it is half replaced
-    os.replace(temporary / WEIGHTS, folder / WEIGHTS)
-    os.replace(temporary / CARD, folder / CARD)
+    (folder / DISCRIMINATORS).unlink(missing_ok=True)
+    for part in (WEIGHTS, DISCRIMINATORS, CARD):
+        if (temporary / part).exists():
+            os.replace(temporary / part, folder / part)

@@ -6,8 +6,8 @@ import torch
 
 from U2ADLib.anomaly import erode
 from U2ADLib.config import MonteCarloConfig, ScoreConfig
-from U2ADLib.errors import UsageError
-from U2ADLib.package import load_model, save_model
+from U2ADLib.errors import ModelError, UsageError
+from U2ADLib.package import install_model, load_model, save_model
 from U2ADLib.reconstruction import Reconstruction
 from U2ADLib.scoring.channels import channels
 from U2ADLib.scoring.discriminator import Discriminator, DiscriminatorArchitecture, features
@@ -236,7 +236,7 @@ def test_evidence_with_the_mask_and_with_a_smaller_one(discriminators):
     np.testing.assert_array_equal(paper.smaller, np.where(erode(cords, 2), rebuilt.aleatoric, 0))
 
 
-def test_a_package_keeps_its_discriminators(discriminators, tmp_path):
+def test_a_package_keeps_its_discriminators(discriminators, tmp_path, monkeypatch):
     network = load_model().network
     default = {"evidence": "discriminator", "components": 0, "across": "max", "bottom_fraction": 0}
     card = {"scores": {"paper": {}, "default": default}, "thresholds": []}
@@ -253,3 +253,13 @@ def test_a_package_keeps_its_discriminators(discriminators, tmp_path):
     assert model.thresholds_for("all") is None
     with pytest.raises(UsageError, match="no score 'best'"):
         model.score_name("best")
+    # … also when it is installed, and a damaged one is refused.
+    monkeypatch.setenv("U2AD_MODELS", str(tmp_path / "models"))
+    installed = install_model(tmp_path / "both", "mine")
+    assert load_model("mine").sha256 == model.sha256
+    (installed.folder / "discriminators.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ModelError, match="checksum"):
+        load_model("mine")
+    save_model(tmp_path / "both", network, card | {"scores": {"paper": {}}})
+    assert not (tmp_path / "both" / "discriminators.safetensors").exists()
+    assert load_model(tmp_path / "both").discriminators == ()

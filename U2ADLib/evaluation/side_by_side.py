@@ -88,10 +88,10 @@ def main(arguments=None) -> None:
         rng=np.random.default_rng(options.seed),
     )
     model = load_model(options.model)
-    scores = [
-        scores_of_methods(analyse(v, cord=cord, discs=labels, model=model, score="paper", seed=options.seed), model.scores["paper"])
-        for v in (volume, with_lesion)
-    ]
+    scores = []
+    for one in (volume, with_lesion):
+        analysis = analyse(one, cord=cord, discs=labels, model=model, score="paper", seed=options.seed)
+        scores.append(scores_of_methods(analysis, model.scores["paper"]))
     print(table(*scores, options.segment))
 
 

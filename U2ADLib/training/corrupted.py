@@ -26,6 +26,7 @@ class CorruptionConfig:
     contrast: float = 0.5  # CSF brought nearer to the cord, or farther away
     ghost: float = 0.1
     canal: float = 0.1
+    edge: float = 0.5  # the picture gets brighter or darker towards one end, as at the edge of a coil or a slab
     rotation_degrees: float = 15.0
     scale: float = 0.18
 
@@ -84,12 +85,28 @@ def draw_example(
         picture.append(MotionGhost.draw(rng))
     if happens("drift"):
         picture.append(Drift.draw(rng))
+    if happens("edge"):
+        picture.append(_Edge(rng.uniform(-0.5, 0.5), rng.uniform(4, 25), bool(rng.random() < 0.5)))
     if happens("noise"):
         picture.append(Noise.draw(rng))
     mask_error = MaskError.draw(rng) if happens("mask_error") else MaskError("none")
     image, given = Degradation(tuple(picture), mask_error).apply(image, cord, healthy)
     top = max(np.percentile(image, 99.8), 1e-6)
     return Example(np.clip(image / top, 0, 1).astype(np.float32), given, corrupted, doubtful & ~corrupted)
+
+
+@dataclass(frozen=True)
+class _Edge:
+    """Brightness times 1 + height · exp(−rows from one end of the cord / length)."""
+
+    height: float
+    length: float
+    upper: bool
+
+    def apply(self, image, cord):
+        rows = np.flatnonzero(cord.any(1))
+        away = np.arange(len(image)) - rows[0] if self.upper else rows[-1] - np.arange(len(image))
+        return image * (1 + self.height * np.exp(-np.maximum(away, 0) / self.length))[:, None]
 
 
 def _window(planes, rng):

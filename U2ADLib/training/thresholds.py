@@ -21,8 +21,6 @@ from ..dataset import Case, find_cases
 from ..errors import InputError, ModelError, UsageError
 from ..io import read_volume
 from ..package import (
-    CARD,
-    WEIGHTS,
     Model,
     RegionModel,
     Thresholds,
@@ -31,8 +29,10 @@ from ..package import (
     install_model,
     load_model,
     load_region_model,
+    package_files,
     read_card,
     update_card,
+    weights_sha256,
 )
 from ..progress import Progress, no_progress
 from ..resources import resource
@@ -477,14 +477,14 @@ def _check_target(folder: Path, out: str | None) -> None:
 
 def _store(folder: Path, sha256: str, setting: Setting, out: str | None) -> Path:
     """Write the card of the package, or a copy with another card; returns the folder."""
-    if read_card(folder)["weights"].get("sha256") != sha256:
+    if weights_sha256(read_card(folder)) != sha256:
         raise ModelError(f"Model {folder.name!r} has got other weights meanwhile: start again.")
     try:
         if out is None:
             update_card(folder, **_entries(read_card(folder), setting))
             return folder
         with tempfile.TemporaryDirectory(prefix="u2ad-") as place:
-            for part in (CARD, WEIGHTS):
+            for part in package_files(read_card(folder)):
                 shutil.copyfile(folder / part, Path(place) / part)
             update_card(Path(place), **_entries(read_card(folder), setting))
             return install_model(Path(place), out).folder
