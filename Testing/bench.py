@@ -20,6 +20,8 @@ from U2ADLib.masking import masked_count
 from U2ADLib.montecarlo import monte_carlo
 from U2ADLib.package import load_region_model
 from U2ADLib.roi.locate import region_maps
+from U2ADLib.training.adapt import REFRESH_COST, AdaptConfig, adapt
+from U2ADLib.training.data import SliceSet
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "Resources" / "Sample"
@@ -94,6 +96,34 @@ def region_network() -> None:
         print(f"Finding the cord in {count} slices of {shape[0]} × {shape[1]} mm: {seconds:.1f} s (goals: 1 and 4)")
 
 
+def adaptation() -> None:
+    """From one epoch of 64 slices, and the refresh before it, to 200 epochs of 125 patients."""
+    cords = np.zeros((64, 256, 256), bool)
+    cords[:, 48:208, 122:134] = True  # 40 patches, as in a clinical scan
+    images = np.random.default_rng(0).random(cords.shape).astype(np.float16)
+    slices = SliceSet(images, cords, np.arange(len(images)).astype(str), np.zeros(len(images), bool))
+    network = EdgeMAE().initialise(torch.Generator().manual_seed(0))
+    at: dict[int, float] = {}  # when so much was done for the first time
+
+    def progress(stage, done, total):
+        at.setdefault(done, time.perf_counter())
+
+    with tempfile.TemporaryDirectory() as folder:
+        one = AdaptConfig(epochs=1, au_from=None, batch=32)
+        adapt(network, slices, Path(folder), one, progress=progress)
+    refreshed = REFRESH_COST * len(slices)
+    refresh, epoch = (
+        (at[stop] - at[start]) * 375 / len(slices)
+        for start, stop in ((0, refreshed), (refreshed, refreshed + len(slices)))
+    )
+    config = AdaptConfig()
+    minutes = (config.epochs * epoch + len(config.refreshes()) * refresh) / 60
+    print(
+        f"Adapting to 375 slices in {config.epochs} epochs: about {minutes:.0f} min (goal: under 30), "
+        f"{epoch:.1f} s an epoch, {refresh:.1f} s a refresh"
+    )
+
+
 def process(arguments: list[str]) -> tuple[float, float]:
     """Wall-clock seconds and peak memory in GB of one `python -m U2ADLib …`."""
     code = (
@@ -136,4 +166,5 @@ if __name__ == "__main__":
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
     monte_carlo_ratios()
     region_network()
+    adaptation()
     whole_processes()

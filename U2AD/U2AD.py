@@ -79,6 +79,7 @@ class U2ADParameters:
     inputVolume: slicer.vtkMRMLScalarVolumeNode
     cordSegmentation: slicer.vtkMRMLSegmentationNode
     discMarkups: slicer.vtkMRMLMarkupsFiducialNode
+    score: str = "default"
     updateResults: bool = True
     legend: bool = True
     opacity: Annotated[float, WithinRange(0, 1)] = 1.0
@@ -93,13 +94,16 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def __init__(self, parent=None):
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
-        self.logic = self.model = self.results = self.batch = None
+        self.logic = self.model = self.results = self.batch = self.adapt = self.compare = None
         self._parameters = self._parameters_node = self._tag = None
         self._run = self._program = None
+        self._waiting, self._after_all = [], None  # settings of runs to come, and what to do after the last
 
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
+        from U2ADScene.panel_adapt import AdaptSection
         from U2ADScene.panel_batch import BatchSection
+        from U2ADScene.panel_compare import CompareSection
         from U2ADScene.panel_model import ModelSection
         from U2ADScene.panel_results import ResultsSection
 
@@ -108,8 +112,12 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui = slicer.util.childWidgetVariables(widget)
         widget.setMRMLScene(slicer.mrmlScene)
         self.logic = U2ADLogic()
-        self.model = ModelSection(self.ui, self._refresh_apply, self._complain)
-        self.results = ResultsSection(self.ui, self.logic.analyses, self._say, self._complain)
+        self.model = ModelSection(self.ui, self._models_changed, self._complain, self._score_chosen)
+        self.results = ResultsSection(self.ui, self.logic.analyses, self._say, self._complain, self._refresh_compare)
+        self.compare = CompareSection(
+            self.ui, self.model, self.results, lambda: self._volume, self._is_busy, self._start_several
+        )
+        self.adapt = AdaptSection(self.ui, self.model, self._has_packages)
         self.batch = BatchSection(
             self.ui, self._start_batch, self._show_progress, self._say, self._complain, self._refresh_apply
         )
@@ -123,6 +131,8 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(scene, scene.StartCloseEvent, self._scene_closes)
         self.addObserver(scene, scene.EndCloseEvent, self._scene_changed)
         self.addObserver(scene, scene.EndImportEvent, self._scene_changed)
+        for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent):
+            self.addObserver(scene, event, self._nodes_changed)
         self._set_parameters(self.logic.getParameterNode())
 
     def cleanup(self):
@@ -130,6 +140,7 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._run.job.cancel()
         self.model.stop()
         self.batch.stop()
+        self.adapt.stop()
         self.results.unlink()
         self._set_parameters(None)
         self.removeObservers()
@@ -137,7 +148,8 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def enter(self):
         if self._parameters is None:
             self._set_parameters(self.logic.getParameterNode())
-        self.results.show_newest(self._volume)
+        self.results.show_again(self._volume)
+        self.adapt.refresh()
 
     def exit(self):
         self.results.unlink()
@@ -154,7 +166,7 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def use_program(self, program: str) -> None:
         """Run the worker with another Python than PythonSlicer, for tests."""
-        self._program = self.model.program = program
+        self._program = self.model.program = self.adapt.program = program
 
     # --- parameters and the scene
 
@@ -178,6 +190,16 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         shown = self.results.nodes
         if self._volume is not (shown.input if shown else None):
             self.results.show_newest(self._volume)
+        self.model.want_score(self._parameters.score)
+        self._refresh_apply()
+
+    def _score_chosen(self, score):
+        if self._parameters:
+            self._parameters.score = score
+
+    def _models_changed(self):
+        if self.adapt:
+            self.adapt.refresh()
         self._refresh_apply()
 
     def _scene_closes(self, caller, event):
@@ -190,6 +212,10 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._set_parameters(self.logic.getParameterNode())
         self.results.show_newest(self._volume)
 
+    def _nodes_changed(self, caller, event):
+        if not self.ui.adaptSection.collapsed and not slicer.mrmlScene.IsBatchProcessing():
+            self.adapt.fill_volumes()
+
     def _load_sample(self):
         node = self.logic.loadSample()
         self._parameters.inputVolume = node
@@ -198,9 +224,17 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     # --- the run
 
+    def _is_busy(self):
+        return self.running or bool(self.batch and self.batch.job)
+
+    def _refresh_compare(self):
+        if self.compare:
+            self.compare.refresh()
+
     def _refresh_apply(self):
         from U2ADScene.job import CANCELLING
 
+        self._refresh_compare()
         button = self.ui.applyButton
         if self.running:
             button.text, button.toolTip = _("Cancel"), _("Stop. The scene stays as it was.")
@@ -208,22 +242,19 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         ready = self._volume is not None and self.model is not None and self.model.model is not None
         button.text = _("Apply")
-        button.enabled = ready and not (self.batch and self.batch.job)
+        button.enabled = ready and not self._is_busy()
         button.toolTip = _("Analyse the volume.") if ready else _("Choose a volume first.")
 
     def _apply_or_cancel(self):
-        from U2ADLib.errors import U2ADError
-
         if self.running:
             self._run.job.cancel()
             return
-        try:
-            if self._has_packages():
-                self._start()
-        except U2ADError as error:
-            self._run = None
-            self._complain(str(error))
-        self._refresh_apply()
+        self._start(self.model.settings, self.results.nodes if self._parameters.updateResults else None)
+
+    def _start_several(self, settings, after_all):
+        """Analyse the volume with one settings after the other, each beside the results there are."""
+        self._waiting, self._after_all = list(settings[1:]), after_all
+        self._start(settings[0])
 
     def _has_packages(self):
         """Whether everything is installed; asks the user first, where it is not. :raises U2ADError: it cannot be."""
@@ -237,22 +268,32 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._complain(_("Without these packages nothing can be analysed. Try again to install them."))
         return False
 
-    def _start(self):
+    def _start(self, settings, into=None):
+        """Analyse the volume. :param into: results that the new ones replace."""
+        from U2ADLib.errors import U2ADError
         from U2ADScene.runs import Run
 
-        self._run = Run(
-            self._volume,
-            self.model.settings,
-            cord=self._parameters.cordSegmentation,
-            discs=self._parameters.discMarkups,
-            into=self.results.nodes if self._parameters.updateResults else None,
-            on_progress=self._show_progress,
-            on_state=self._run_changed,
-        )
-        self.ui.progressBar.value = 0
-        self.ui.progressBar.visible = True
-        self._say(_("Starting…"))
-        self._run.start(self._program)
+        try:
+            if self._has_packages():
+                self._run = Run(
+                    self._volume,
+                    settings,
+                    cord=self._parameters.cordSegmentation,
+                    discs=self._parameters.discMarkups,
+                    into=into,
+                    on_progress=self._show_progress,
+                    on_state=self._run_changed,
+                )
+                self.ui.progressBar.value = 0
+                self.ui.progressBar.visible = True
+                self._say(_("Starting…"))
+                self._run.start(self._program)
+        except U2ADError as error:
+            self._run = None
+            self._complain(str(error))
+        if self._run is None:
+            self._waiting, self._after_all = [], None
+        self._refresh_apply()
 
     def _start_batch(self, folder, out, on_progress, on_state):
         """The batch's job; None where it cannot start."""
@@ -280,10 +321,17 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if state in ENDED:
             self._run = None
             self.ui.progressBar.visible = False
+            waiting, self._waiting = self._waiting, []
+            after_all, self._after_all = self._after_all, None
             if state == DONE:
                 self.logic.analyses.keep(run.nodes, run.analysis)
+                if waiting:
+                    self._start_several(waiting, after_all)
+                    return
                 self._say(_("Done in {seconds:.0f} s.").format(seconds=run.analysis.provenance["seconds"]))
                 self.results.show(run.nodes, present=True)
+                if after_all:
+                    after_all()
             elif state == CANCELLED:
                 self._say(run.error)
             else:
@@ -313,8 +361,8 @@ class U2ADLogic(ScriptedLoadableModuleLogic):
         self.analyses = Analyses()
 
     def process(
-        self, volumeNode, cord=None, discs=None, model="default", device="auto", slices="all", wait=True, into=None,
-        progress=None, program=None,
+        self, volumeNode, cord=None, discs=None, model="default", device="auto", slices="all", score=None, wait=True,
+        into=None, progress=None, program=None,
     ):  # fmt: skip
         """Analyse a volume.
 
@@ -322,6 +370,7 @@ class U2ADLogic(ScriptedLoadableModuleLogic):
         :param cord: segmentation or label map node of the cord; None: it is found.
         :param discs: markups node with points named C2/3 …, or label map node; None: they are found.
         :param model, device, slices: as `u2ad analyse` takes them.
+        :param score: "default", or "paper" for the published AnoMap. None: the default where the model has it.
         :param wait: return the `ResultNodes` in the end, while Slicer goes on working; else the `Run` at once.
         :param into: `ResultNodes` that are updated instead of new ones made.
         :param progress: called with stage, 0–1 and seconds left.
@@ -331,7 +380,7 @@ class U2ADLogic(ScriptedLoadableModuleLogic):
         from U2ADScene.runs import Run, Settings
 
         run = Run(
-            volumeNode, Settings(model, device, slices), cord=cord, discs=discs, into=into, on_progress=progress,
+            volumeNode, Settings(model, device, slices, score), cord=cord, discs=discs, into=into, on_progress=progress,
             on_state=lambda state: self._keep(run),
         )  # fmt: skip
         run.start(program)
@@ -350,19 +399,52 @@ class U2ADLogic(ScriptedLoadableModuleLogic):
         job.start(["batch", str(folder), "--out", str(out), *(settings or Settings()).arguments()], program)
         return job
 
-    def processFolder(self, folder, out, model="default", device="auto", slices="all", progress=None, program=None):
+    def processFolder(
+        self, folder, out, model="default", device="auto", slices="all", score=None, progress=None, program=None
+    ):
         """Analyse all images of a folder; returns the path of the table, `summary.csv`.
 
+        :param score: as for `process`.
         :raises U2ADLib.errors.U2ADError: it failed or was cancelled.
         """
         from U2ADLib.errors import U2ADError
         from U2ADScene.job import DONE
         from U2ADScene.runs import Settings
 
-        job = self.startFolder(folder, out, Settings(model, device, slices), on_progress=progress, program=program)
+        settings = Settings(model, device, slices, score)
+        job = self.startFolder(folder, out, settings, on_progress=progress, program=program)
         if job.wait() != DONE:
             raise U2ADError(job.error)
         return Path(job.result["result"])
+
+    def adapt(
+        self, images, model="default", name=None, epochs=200, few=False, device="auto", wait=True, progress=None,
+        program=None,
+    ):  # fmt: skip
+        """Adapt a model to images of your own, which need no labels. Minutes to hours.
+
+        The same call goes on from where an adaptation of this name was stopped; it must be given the same images.
+
+        :param images: folder of images, or volume nodes. :param model: to begin with; it stays as it is.
+        :param name: of the new model; None: that of the model and "-adapted".
+        :param few: go on with fewer than 20 slices or 3 people.
+        :param wait: return the new model's name in the end, while Slicer goes on working; else the `Adaptation`.
+        :param progress: called with stage, 0–1 and seconds left.
+        :param program: another Python than PythonSlicer.
+        :raises U2ADLib.errors.U2ADError: something cannot be used, or it failed or was stopped.
+        """
+        from U2ADLib.package import find_model
+        from U2ADScene.adapting import Adaptation, Request, free_name
+
+        is_folder = isinstance(images, str | Path)
+        nodes = [images] if hasattr(images, "GetID") else [] if is_folder else images
+        request = Request(
+            name=name or free_name(find_model(model).name), model=str(model), folder=str(images) if is_folder else None,
+            volumes=tuple(node.GetID() for node in nodes), epochs=epochs, few=few, device=device,
+        )  # fmt: skip
+        adaptation = Adaptation(request, on_progress=progress)
+        adaptation.start(program)
+        return adaptation.wait() if wait else adaptation
 
     def loadSample(self):
         """The bundled phantom as a volume node: a simulated neck with lesions at C4-5 and C6-7."""

@@ -58,6 +58,7 @@ class Analysis:
     evidence: Evidence
     anomaly: np.ndarray  # filtered map of the score in use
     curve: VolumeCurve
+    smaller_curve: VolumeCurve  # had the mask been one pixel smaller
     segments: tuple[SegmentResult, ...]
     missing: tuple[str, ...]  # segments that are not covered or cannot be named
     patient_score: float
@@ -229,6 +230,8 @@ def scored(
     cords = region.cord[list(slices)]
     anomaly = filtered_map(evidence.map, cords, score_config)
     curve = volume_curve(anomaly, cords, region.centreline, slices, score_config)
+    smaller = replace(score_config, erosion_px=score_config.erosion_px + 1)
+    smaller_map = filtered_map(evidence.smaller, cords, smaller)
     unflagged = Analysis(
         volume=volume,
         stack=stack,
@@ -239,6 +242,7 @@ def scored(
         evidence=evidence,
         anomaly=anomaly,
         curve=curve,
+        smaller_curve=volume_curve(smaller_map, cords, region.centreline, slices, smaller),
         segments=(),
         missing=(),
         patient_score=patient_score(curve),
@@ -267,6 +271,7 @@ def _flagged(analysis, thresholds):
             analysis.stack.grid.slice_spacing_mm,
             uncertainty=analysis.reconstruction.epistemic,
             evidence=analysis.evidence,
+            smaller_curve=analysis.smaller_curve,
         )
     return replace(
         analysis,

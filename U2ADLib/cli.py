@@ -335,6 +335,79 @@ def train_discriminator(options, console: Console) -> None:
     console.result(f"Model: {folder}\nCurves: {folder / 'training'}", result=str(folder))
 
 
+def adapt(options, console: Console) -> None:
+    """`u2ad adapt`"""
+    if int(os.environ.get("RANK", 0)):
+        console = Console("none")  # of several processes under torchrun, the first reports
+    with _cancellable(options, console) as progress:
+        progress("Reading images", 0, 1)
+        from .training.adapt import AdaptConfig
+        from .training.adapt_recipe import adapt_from_folder
+
+        words = {"default": options.epochs * 3 // 4, "none": None}
+        folder = adapt_from_folder(
+            options.data,
+            options.out,
+            model=options.model,
+            people=options.people,
+            region_model=options.region_model,
+            few=options.few,
+            discriminator_steps=options.discriminator_steps,
+            config=AdaptConfig(
+                epochs=options.epochs,
+                au_from=words.get(options.au_from, options.au_from),
+                tau=options.tau,
+                eu_weight=options.eu_weight,
+                schedule=options.schedule,
+                refresh=options.refresh,
+                batch=options.batch,
+                slices_per_epoch=options.slices_per_epoch,
+                seed=options.seed,
+            ),
+            device=options.device,
+            progress=progress,
+            say=console.say,
+        )
+    if not int(os.environ.get("RANK", 0)):
+        console.result(f"Model: {folder}\nCurves: {folder / 'training' / 'curves.png'}", result=str(folder))
+
+
+def thresholds(options, console: Console) -> None:
+    """`u2ad thresholds`"""
+    with _cancellable(options, console, "Cancelled: the model keeps the thresholds it had.") as progress:
+        from dataclasses import asdict
+
+        from .training.thresholds import set_thresholds
+
+        folder, setting = set_thresholds(
+            options.model,
+            table=options.table,
+            data=options.data,
+            healthy=options.healthy,
+            phantoms=options.phantoms,
+            rate=options.false_positive_rate,
+            out=options.out,
+            region_model=options.region_model,
+            device=options.device,
+            progress=progress,
+            say=console.say,
+        )
+    entries = [asdict(one) for one in setting.thresholds]
+    lines = [f"Model: {folder}", *_threshold_lines(entries), *setting.text(), RESEARCH_USE]
+    console.result("\n".join(lines), result=str(folder), thresholds=entries, figures=setting.records())
+
+
+def _threshold_lines(entries: list[dict]) -> list[str]:
+    """A table of a card's thresholds, and how they were set."""
+    if not entries:
+        return ["No thresholds are set: scores are given, nothing is flagged. See `u2ad thresholds --help`."]
+    lines = [f"{'score':<9} {'slices':<8} {'patient >':>10} {'segment >':>10}"]
+    for entry in sorted(entries, key=lambda e: (e.get("score", "paper"), e["slices"])):
+        score, slices = entry.get("score", "paper"), entry["slices"]
+        lines.append(f"{score:<9} {slices:<8} {entry['patient']:>10.4f} {entry['segment']:>10.4f}")
+    return lines + [f"Origin: {origin}." for origin in dict.fromkeys(entry["origin"] for entry in entries)]
+
+
 def train_region(options, console: Console) -> None:
     """`u2ad train-region`"""
     kept = "Cancelled. The training so far is kept; the same command goes on from there."
@@ -378,10 +451,13 @@ def models_list(options, console: Console) -> None:
 
 def models_show(options, console: Console) -> None:
     """`u2ad models show`"""
-    from .package import find_model, read_card
+    from .package import card_kind, find_model, read_card
 
-    folder = find_model(options.name, kind=None)
-    print(json.dumps(read_card(folder), indent=1, ensure_ascii=False))
+    card = read_card(find_model(options.name, kind=None))
+    print(json.dumps(card, indent=1, ensure_ascii=False))
+    if card_kind(card) == "analysis":  # beside the card, which programs read
+        sys.stdout.flush()
+        print("\n".join(_threshold_lines(card.get("thresholds", []))), file=sys.stderr)
 
 
 def models_verify(options, console: Console) -> None:
@@ -543,8 +619,69 @@ def build_parser() -> argparse.ArgumentParser:
     tell.add_argument("--held-out", nargs="+", default=(), metavar="PERSON", help="do not learn from these")
     tell.add_argument("--phantoms", type=int, default=300, metavar="N", help="simulated necks besides (%(default)s)")
     tell.add_argument("--count", type=_positive, default=3, metavar="N", help="trainings to average (%(default)s)")
-    tell.add_argument("--rounds", type=_positive, default=3, metavar="N", help="rounds of new examples (%(default)s)")
+    tell.add_argument("--rounds", type=_positive, default=1, metavar="N", help="rounds of new examples (%(default)s)")
     tell.add_argument("--seed", type=int, default=0)
+
+    suit = command(commands, adapt, "adapt", "adapt a model to your own unlabelled images", [device, running])
+    suit.add_argument("data", type=Path, nargs="+", metavar="FOLDER|IMAGE", help="BIDS or flat folder, or images")
+    suit.add_argument("--model", default="default", metavar="NAME|FOLDER", help="the model to adapt (%(default)s)")
+    suit.add_argument("--out", type=Path, metavar="MODEL", required=True, help="folder for the model package")
+    suit.add_argument("--people", nargs="+", default=(), metavar="PERSON", help="adapt to these only")
+    suit.add_argument(
+        "--region-model", default="default", metavar="NAME|FOLDER|none", help="finds the cord where there is no mask"
+    )
+    suit.add_argument("--few", action="store_true", help="go on with fewer than 20 slices or 3 people")
+    suit.add_argument("--epochs", type=_positive, default=200, metavar="N", help="(%(default)s)")
+    suit.add_argument(
+        "--au-from", type=_epoch_or_word, default="default", metavar="N|none",
+        help="epochs before likely anomalies are left alone; none never does (three quarters of the epochs)",
+    )  # fmt: skip
+    suit.add_argument("--tau", type=float, default=1.0, metavar="T", help="temperature of the EU stage (%(default)s)")
+    suit.add_argument(
+        "--eu-weight", choices=("text", "raw", "printed", "uniform"), default="text",
+        help="how unsure patches are preferred: as the paper's text says, with undivided EU, by the printed formula, "
+        "or not at all (%(default)s)",
+    )  # fmt: skip
+    suit.add_argument(
+        "--schedule", choices=("per-stage", "paper"), default="per-stage", help="of the learning rate (%(default)s)"
+    )
+    suit.add_argument(
+        "--refresh", type=_positive, default=10, metavar="Q", help="epochs between two looks at the maps (%(default)s)"
+    )
+    suit.add_argument("--batch", type=_positive, default=32, metavar="N", help="slices in a batch (%(default)s)")
+    suit.add_argument(
+        "--discriminator-steps", type=int, default=600, metavar="N",
+        help="of the default score's own adaptation, after the network's; 0 keeps that of the source (%(default)s)",
+    )  # fmt: skip
+    suit.add_argument(
+        "--slices-per-epoch", type=int, default=0, metavar="N", help="slices drawn for an epoch (as many as there are)"
+    )
+    suit.add_argument("--seed", type=int, default=0)
+
+    level = command(commands, thresholds, "thresholds", "set the thresholds of a model", [device, running])
+    level.add_argument("model", metavar="MODEL", help="name or folder of a model")
+    source = level.add_mutually_exclusive_group()
+    source.add_argument(
+        "--table", type=Path, metavar="CSV",
+        help="who has a hyperintensity: columns participant_id, segment (empty: the patient), hyperintensity (1 or 0); "
+        "thresholds for a sensitivity of 0.9 (patients) and the best F1 (segments)",
+    )  # fmt: skip
+    source.add_argument(
+        "--healthy", type=Path, metavar="FOLDER", help="images of lesion-free people, BIDS or flat; bounds false alarms"
+    )
+    source.add_argument(
+        "--phantoms", type=_positive, metavar="N",
+        help="lesion-free simulated necks; bounds false alarms (the default, with 100)",
+    )  # fmt: skip
+    level.add_argument("--data", type=Path, metavar="FOLDER", help="the images that --table is about, BIDS or flat")
+    level.add_argument(
+        "--false-positive-rate", type=float, metavar="X",
+        help="share of lesion-free people, and of their segments, that may be flagged (0.05)",
+    )  # fmt: skip
+    level.add_argument(
+        "--region-model", default="default", metavar="NAME|FOLDER|none", help="finds cord and discs that are not given"
+    )
+    level.add_argument("--out", metavar="NAME", help="leave MODEL alone and install a copy of it with the thresholds")
 
     region = command(
         commands, train_region, "train-region", "train a model that finds cord and discs", [device, running]
@@ -684,6 +821,10 @@ def _parts(text: str, count: int, example: str) -> list[str]:
     if len(parts) != count:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form {example}")
     return parts
+
+
+def _epoch_or_word(text: str) -> int | str:
+    return text if text in ("default", "none") else int(text)
 
 
 def _positive(text: str) -> int:

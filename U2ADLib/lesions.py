@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from .anomaly import EIGHT_CONNECTED, erode
-from .curve import VolumeCurve
+from .curve import CURVE_STEP_MM, VolumeCurve
 from .roi.centreline import PROFILE_STEP_MM
 from .roi.region import Region
 from .scoring.evidence import Evidence
@@ -105,6 +105,7 @@ def lesion_table(
     *,
     uncertainty: np.ndarray,
     evidence: Evidence,
+    smaller_curve: VolumeCurve,
 ) -> list[dict]:
     """One dictionary with the keys COLUMNS per lesion, strongest first.
 
@@ -117,9 +118,9 @@ def lesion_table(
       centreline. max_axial_damage_ratio: largest share of such a cross-section of the cord (all slices).
     - segment: names joined by "+", empty outside the segments. slices: numbers in the stack (0 = most right),
       joined by a space. peak_score: the highest value of the AnoCurve.
-    - peak_score_smaller_mask: the evidence's highest value in the lesion had the mask been one pixel smaller: a finding
-      that vanishes then is probably CSF at the border. uncertainty: √EU, mean over the lesion. local_gain: how much
-      brighter than the cord thereabouts it is at most (0.2: a fifth), the simple rule.
+    - peak_score_smaller_mask: the AnoCurve's highest value along the lesion had the mask been one pixel smaller
+      (`smaller_curve`): a finding that vanishes then is probably CSF at the border. uncertainty: √EU, mean over the
+      lesion. local_gain: how much brighter than the cord thereabouts it is at most (0.2: a fifth), the simple rule.
     - signal_change_ratio: mean signal of the lesion / median signal of the unflagged cord at C7-T1 (paper
       5.5); None where that is not visible; scr_reference says what it was divided by, or why there is none.
     """
@@ -144,7 +145,7 @@ def lesion_table(
             "+".join(segments),
             " ".join(str(slices[i]) for i in np.unique(k)),
             score,
-            evidence.smaller[mask].max(),
+            _highest(smaller_curve, s, k),
             np.sqrt(uncertainty[mask]).mean(),
             evidence.gain[mask].max(),
             None if reference is None else signal[slices][mask].mean() / reference,
@@ -155,6 +156,12 @@ def lesion_table(
             for name, value in zip(COLUMNS, values, strict=True)
         })  # fmt: skip
     return rows
+
+
+def _highest(curve, s, slices):
+    """The highest value of the curves of some slices between the lowest and the highest `s`; 0 where they have none."""
+    along = (curve.s_mm >= s.min() - CURVE_STEP_MM) & (curve.s_mm <= s.max() + CURVE_STEP_MM)
+    return np.nan_to_num(curve.values[np.ix_(np.unique(slices), along)], nan=0).max(initial=0)
 
 
 def _cross_sections(mask, region, s):

@@ -210,6 +210,7 @@ def summary_text(analysis: Analysis, out: Path | None = None) -> str:
         mark = f"  flagged: slice {number}, {mm:.0f} mm along the cord" if flagged else ""
         lines.append(f"{name:<8} {score:>7.3f} {limit:>10}{mark}")
     lines.append("")
+    lines += [finding_text(analysis, lesion) for lesion in analysis.lesions]
     if analysis.segments and analysis.missing:
         lines.append(f"Not analysed: {', '.join(analysis.missing)}")
     lines += [f"Note: {note}" for note in analysis.notes]
@@ -218,6 +219,18 @@ def summary_text(analysis: Analysis, out: Path | None = None) -> str:
     seconds, model = analysis.provenance["seconds"], analysis.provenance["model"]["name"]
     lines.append(f"{len(analysis.slices)} slice(s) in {seconds:.1f} s with the model {model}.")
     return "\n".join([*lines, RESEARCH_USE_ONLY])
+
+
+def finding_text(analysis: Analysis, lesion: dict) -> str:
+    """A finding in words: its place, the simple rule beside it, and whether it would survive a smaller mask."""
+    place = lesion["segment"] or "outside the segments"
+    size = f"{lesion['length [mm]']:.0f} x {lesion['width [mm]']:.0f} mm"
+    smaller, limit = lesion["peak_score_smaller_mask []"], analysis.thresholds.segment
+    doubt = ": below the threshold, perhaps CSF at the border" if smaller <= limit else ""
+    return (
+        f"Finding {lesion['label']} ({place}, {size}): up to {lesion['local_gain []']:+.0%} against the cord around; "
+        f"score {lesion['peak_score []']:.3f}, with a mask 1 px smaller {smaller:.3f}{doubt}"
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------

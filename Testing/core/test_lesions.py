@@ -1,5 +1,7 @@
 """Lesions of known size, in mm, in cords of known geometry."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -36,7 +38,10 @@ def table(anomaly, where=None, signal=None, segment=0.2, patient=0.3, position="
     # As if a mask one pixel smaller halved everything, and every pixel were 10 % brighter than the cord around it.
     evidence = Evidence(anomaly, anomaly / 2, np.full(anomaly.shape, 0.1, np.float32))
     uncertainty = np.full(anomaly.shape, 0.04, np.float32)
-    rows = lesion_table(lesions, curve, where, signal, SPACING, uncertainty=uncertainty, evidence=evidence)
+    smaller = replace(curve, values=curve.values / 2)
+    rows = lesion_table(
+        lesions, curve, where, signal, SPACING, uncertainty=uncertainty, evidence=evidence, smaller_curve=smaller
+    )
     return rows, lesions, curve
 
 
@@ -59,7 +64,7 @@ def test_a_block_in_one_slice():
     assert row["max_axial_damage_ratio []"] == pytest.approx(4 / 40, rel=0.01)  # of five slices of 8 px
     assert (row["segment"], row["slices"]) == ("C4-5", "3")
     assert row["peak_score []"] == pytest.approx(0.4)  # half the width
-    assert row["peak_score_smaller_mask []"] == pytest.approx(0.4)  # half of 0.8
+    assert row["peak_score_smaller_mask []"] == pytest.approx(0.2)  # half of that
     assert row["uncertainty []"] == pytest.approx(0.2)
     assert row["local_gain []"] == pytest.approx(0.1)
     np.testing.assert_array_equal(lesions.labels > 0, anomaly > 0)

@@ -30,8 +30,9 @@ def discs_of(analysis):
 def test_what_is_read_is_what_was_written(analysis, tmp_path):
     write_results(analysis, tmp_path / "out")
     again = read_results(tmp_path / "out", analysis.volume)
+    compared_below = ("volume", "stack", "region", "reconstruction", "evidence", "anomaly", "curve", "smaller_curve")
     for field in fields(analysis):
-        if field.name not in ("volume", "stack", "region", "reconstruction", "evidence", "anomaly", "curve"):
+        if field.name not in compared_below:
             assert getattr(again, field.name) == getattr(analysis, field.name), field.name
     np.testing.assert_array_equal(again.stack.images, analysis.stack.images)
     np.testing.assert_array_equal(again.anomaly, analysis.anomaly)
@@ -39,6 +40,7 @@ def test_what_is_read_is_what_was_written(analysis, tmp_path):
         cords = analysis.region.cord[list(analysis.slices)]
         np.testing.assert_array_equal(getattr(again.evidence, name)[cords], getattr(analysis.evidence, name)[cords])
     np.testing.assert_array_equal(again.curve.values, analysis.curve.values)
+    np.testing.assert_array_equal(again.smaller_curve.values, analysis.smaller_curve.values)
     for name in MAPS:
         np.testing.assert_array_equal(again.on_input(name), analysis.on_input(name))
 

@@ -334,6 +334,7 @@ def test_another_volume_has_its_own_results(analysed):
 
 def test_the_report(analysed, tmp_path):
     (tmp_path / "report").mkdir()
+    analysed.ui.exportSection.collapsed = False
     analysed.ui.exportFolder.directory = str(tmp_path / "report")
     click(analysed.ui.exportButton)
     (folder,) = (tmp_path / "report").iterdir()

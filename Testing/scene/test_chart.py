@@ -1,5 +1,7 @@
 """The AnoCurve as a plot, and its links with the slice views."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import slicer
@@ -90,8 +92,18 @@ def test_chart_has_all_series_in_drawing_order(shown):
     assert shown.chart.GetXAxisRange()[1] == pytest.approx(180, abs=1)
     assert shown.chart.GetTitle().splitlines() == [
         "Flagged: C4-5",
-        "dashed: segment threshold 0.200, dotted: patient threshold 0.250",
+        "paper's score; dashed: segment threshold 0.200, dotted: patient threshold 0.250",
     ]
+    assert shown.chart.GetYAxisTitle() == "Mean anomaly across the cord (0-1)"
+
+
+def test_the_chart_says_what_the_score_in_use_measures(host, analysis):
+    settings = analysis.provenance["configuration"]["score_settings"] | {"evidence": "discriminator", "across": "max"}
+    configuration = analysis.provenance["configuration"] | {"score_settings": settings}
+    other = replace(analysis, score="default", provenance=analysis.provenance | {"configuration": configuration})
+    nodes = results.show(other, volume_node(analysis.volume))
+    assert "default score; dashed" in nodes.chart.GetTitle()
+    assert nodes.chart.GetYAxisTitle() == "Highest probability across the cord (0-1)"
 
 
 def test_lines_lie_at_borders_and_thresholds(shown):

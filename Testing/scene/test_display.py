@@ -1,5 +1,6 @@
 """What the slice views show of a run, and where."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +194,39 @@ def test_only_the_legend_of_the_shown_map_is_visible(host, analysis, shown):
     assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLColorLegendDisplayNode") == before == 3
 
 
+def test_the_legend_names_the_score_of_the_last_run(host, analysis, shown):
+    display.show_map(shown, "anomaly")
+    legend = slicer.modules.colors.logic().GetColorLegendDisplayNode(shown.maps["anomaly"])
+    assert legend.GetTitleText() == "Anomaly\npaper's score"
+    results.show(replace(analysis, score="default"), shown.input, into=shown)
+    display.show_map(shown, "anomaly")
+    assert legend.GetTitleText() == "Anomaly\ndefault score"
+    legend.SetTitleText("mine")
+    display.show_map(shown, "anomaly")
+    assert legend.GetTitleText() == "mine"
+
+
+def test_two_runs_take_turns(host, analysis):
+    """Only one run's outlines, discs, legend and chart are seen; both maps have the same colours."""
+    node = volume_node(analysis.volume)
+    first = results.show(analysis, node)
+    second = results.show(with_thresholds(analysis, 0.3, 0.3), node)
+    display.present(first, analysis)
+    for shown, hidden in ((second, first), (first, second)):
+        display.swap(shown, hidden)
+        display.show_map(shown, "anomaly")
+        for run, visible in ((shown, True), (hidden, False)):
+            views = (run.segmentation, run.discs)
+            assert [bool(one.GetDisplayNode().GetVisibility()) for one in views] == [visible] * 2
+        legend = slicer.modules.colors.logic().GetColorLegendDisplayNode(hidden.maps["anomaly"])
+        assert not (legend and legend.GetVisibility())
+        selection = slicer.app.applicationLogic().GetSelectionNode()
+        assert selection.GetActivePlotChartID() == shown.chart.GetID()
+        looks = [run.maps["anomaly"].GetDisplayNode() for run in (first, second)]
+        assert [one.GetWindowLevelMax() for one in looks] == pytest.approx(2 * [2.5 * 0.3])
+        assert [one.GetLowerThreshold() for one in looks] == pytest.approx(2 * [0.3], abs=1e-6)
+
+
 def test_legend_is_drawn(host, analysis, shown):
     view = host.views[display.SAGITTAL]
     view.render()
@@ -258,7 +292,7 @@ def test_nothing_to_show_it_in(host, analysis, monkeypatch):
     monkeypatch.setattr(slicer, "mrmlScene", slicer.vtkMRMLScene())
     nodes = results.show(analysis, volume_node(analysis.volume))
     display.set_layout()
-    display.show_chart(nodes)
+    display.show_chart(nodes.chart)
     display.align_views(nodes, analysis)
     display.show_map(nodes, "reconstruction")
     np.testing.assert_allclose(display.jump(nodes, analysis, 67.0, 4, centre=True), world((4, 77, 59.5)), atol=1)

@@ -152,7 +152,8 @@ def test_flagged_segment_has_the_warm_colour(host, analysis):
 def test_table_of_segments(host, analysis):
     table = results.show(analysis, volume_node(analysis.volume)).segments_table.GetTable()
     columns = [table.GetColumn(k).GetName() for k in range(table.GetNumberOfColumns())]
-    assert columns == ["segment", "score", "threshold", "flagged", "position_mm", "slice"]
+    assert columns == ["segment", "score", "threshold", "flagged", "position_mm", "slice", "score_in_use"]
+    assert table.GetValueByName(2, "score_in_use").ToString() == "paper"
     rows = [[table.GetValue(r, c).ToString() for c in (0, 3)] for r in range(table.GetNumberOfRows())]
     assert rows == [[name, "yes" if name == "C4-5" else "no"] for name in SEGMENTS]
     assert table.GetValueByName(2, "threshold").ToDouble() == THRESHOLDS.segment
@@ -165,6 +166,7 @@ def test_no_thresholds_and_no_discs(host, monkeypatch):
     analysis = made_analysis(monkeypatch, discs=(), thresholds=None)
     nodes = results.show(analysis, volume_node(analysis.volume))
     assert nodes.segments_table.GetNumberOfRows() == 0
+    assert nodes.findings_table.GetNumberOfRows() == 0
     assert nodes.discs.GetNumberOfControlPoints() == 0
     assert list(nodes.segmentation.GetSegmentation().GetSegmentIDs()) == ["cord"]
     assert nodes.chart.GetNumberOfPlotSeriesNodes() == 2  # curve and marker
@@ -181,6 +183,7 @@ def test_new_thresholds_touch_only_what_shows_them(host, analysis):
     segmentation = nodes.segmentation.GetSegmentation()
     assert segmentation.GetSegment("C4-5").GetColor() == display.segment_colour(False)
     assert nodes.segments_table.GetTable().GetValueByName(2, "flagged").ToString() == "no"
+    assert nodes.findings_table.GetNumberOfRows() == 0
     assert results.restore(nodes, nodes.input).thresholds == higher.thresholds
 
 
@@ -204,7 +207,8 @@ def test_nodes_lie_in_a_folder_beside_the_input(host, analysis):
     nodes = results.show(analysis, node)
     assert hierarchy.GetItemParent(nodes.folder_item) == study
     assert hierarchy.GetItemName(nodes.folder_item) == "neck U2AD"
-    shown = [*nodes.maps.values(), nodes.segmentation, nodes.discs, nodes.segments_table, nodes.chart]
+    tables = [nodes.segments_table, nodes.findings_table]
+    shown = [*nodes.maps.values(), nodes.segmentation, nodes.discs, *tables, nodes.chart]
     assert {hierarchy.GetItemParent(hierarchy.GetItemByDataNode(one)) for one in shown} == {nodes.folder_item}
     assert not hierarchy.GetItemByDataNode(nodes.record)
     assert {one.GetAttribute(results.RUN) for one in nodes} == {nodes.run}

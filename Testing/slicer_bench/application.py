@@ -266,6 +266,7 @@ class _ModuleManager(QtCore.QObject):
 @shaped_like("qSlicerApplication")
 class Application(QtCore.QObject):
     startupCompleted = Signal()
+    aboutToQuit = Signal()
     applicationName = "Slicer"
     applicationVersion = "bench"
 

@@ -235,10 +235,13 @@ class _NodeComboBox:
 
 @stand_in("ctkCollapsibleButton", base=QtWidgets.QPushButton)
 class _CollapsibleButton:
-    """A titled section whose contents lie inside the button itself."""
+    """A titled section whose contents lie inside the button itself. As in CTK, what was hidden stays so when opened."""
+
+    _forcing = False
 
     def __init__(self, *args):
         super(made["ctkCollapsibleButton"], self).__init__(*args)
+        self._wanted = {}  # id of a child → whether it is to be seen while this is open
         self.setCheckable(True)
         self.setChecked(True)
         self.toggled.connect(lambda open_: self._show_contents(open_))
@@ -247,10 +250,26 @@ class _CollapsibleButton:
 
     def _show_contents(self, shown):
         for child in self.children():
-            if isinstance(child, QtWidgets.QWidget):
-                child.setVisible(shown)
+            self._fit(child)
         self.setMaximumHeight(16777215 if shown else 26)
         self.contentsCollapsed.emit(not shown)
+
+    def _fit(self, child):
+        if isinstance(child, QtWidgets.QWidget):
+            self._forcing = True
+            child.setVisible(not self.collapsed and self._wanted.get(id(child), True))
+            self._forcing = False
+
+    def childEvent(self, event):
+        if event.type() == QtCore.QEvent.Type.ChildAdded:
+            event.child().installEventFilter(self)
+
+    def eventFilter(self, child, event):
+        types = QtCore.QEvent.Type
+        if event.type() in (types.ShowToParent, types.HideToParent) and not self._forcing:
+            self._wanted[id(child)] = event.type() == types.ShowToParent
+            self._fit(child)
+        return False
 
     collapsed = Property(
         bool, lambda self: not original(self, "isChecked")(), lambda self, value: self.setChecked(not value)

@@ -8,7 +8,7 @@
 | flagged | the curve and the name of flagged segments, in the warm colour |
 | marker | where the axial view cuts the cord |
 
-x is mm along the cord from its upper end, y the mean anomaly across the cord, 0–1.
+x is mm along the cord from its upper end, y the anomaly across the cord by the score in use, 0–1.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -232,15 +232,26 @@ def _fill_series(nodes, analysis):
 
 
 def _title(analysis):
-    """The verdict, and what the lines mean."""
+    """The verdict, the score in use, and what the lines mean."""
     from U2ADLib.pictures.analysis import verdict
 
-    title = verdict(analysis)
+    lines = display.score_title(analysis.score)
     if analysis.thresholds:
-        title += "\n" + _("dashed: segment threshold {segment:.3f}, dotted: patient threshold {patient:.3f}").format(
+        lines += "; " + _("dashed: segment threshold {segment:.3f}, dotted: patient threshold {patient:.3f}").format(
             segment=analysis.thresholds.segment, patient=analysis.thresholds.patient
         )
-    return title
+    return f"{verdict(analysis)}\n{lines}"
+
+
+def _y_title(analysis):
+    """What the curve is, by the settings of the score in use."""
+    settings = analysis.provenance["configuration"]["score_settings"]
+    return {
+        ("error", "mean"): _("Mean anomaly across the cord (0-1)"),
+        ("error", "max"): _("Highest anomaly across the cord (0-1)"),
+        ("discriminator", "mean"): _("Mean probability across the cord (0-1)"),
+        ("discriminator", "max"): _("Highest probability across the cord (0-1)"),
+    }[settings["evidence"], settings["across"]]
 
 
 def _fill_chart(nodes, analysis, lines, top):
@@ -250,7 +261,7 @@ def _fill_chart(nodes, analysis, lines, top):
     changing = node.StartModify()
     node.SetTitle(_title(analysis))
     node.SetXAxisTitle(_("mm along the cord, head to feet (green: axial view)"))
-    node.SetYAxisTitle(_("Mean anomaly across the cord (0-1)"))
+    node.SetYAxisTitle(_y_title(analysis))
     node.SetLegendVisibility(False)  # it would cover the curve; the title says what the lines are
     node.SetGridVisibility(False)
     node.SetTitleFontSize(16)

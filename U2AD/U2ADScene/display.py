@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
     from .results import ResultNodes
 
+SCORE = "U2AD.score"  # attribute of an anomaly map: name of the score that it shows
+
+
+def score_title(name: str) -> str:
+    """A score in words: "default score"."""
+    return {"default": _("default score"), "paper": _("paper's score")}.get(name, name)
+
+
 # --- colours ---
 
 HEAT, VIOLET_GREEN = "colours.heat", "colours.uncertainty"
@@ -191,9 +199,29 @@ def show_map(
     show_legend(nodes, which)
 
 
+def swap(nodes: "ResultNodes", instead_of: "ResultNodes") -> None:
+    """Show what belongs to one run and hide what belongs to another one of the same volume: outlines, discs, legend
+    and chart; `show_map` lays the map over the image. Both anomaly maps get the same colours, so that they compare: up
+    to the higher one's top, and from the higher one's threshold."""
+    for run, visible in ((instead_of, False), (nodes, True)):
+        for node in (run.segmentation, run.discs):
+            if shown := _display_of(node):
+                shown.SetVisibility(visible)
+    show_legend(instead_of, None)
+    show_chart(nodes.chart)
+    looks = [shown for run in (nodes, instead_of) if (shown := _display_of(run["anomaly"]))]
+    highest = max((shown.GetWindowLevelMax() for shown in looks), default=1.0)
+    lowest = max((shown.GetLowerThreshold() for shown in looks), default=0.0)
+    for shown in looks:
+        changing = shown.StartModify()
+        shown.SetWindowLevelMinMax(0.0, highest)
+        shown.SetThreshold(lowest, float(np.finfo(np.float32).max))
+        shown.EndModify(changing)
+
+
 def show_legend(nodes: "ResultNodes", which: str | None) -> None:
     """Only the legend of the map `which`, in the sagittal view; none for the reconstruction, which is an image."""
-    titles = {"anomaly": _("Anomaly"), "error": _("Error"), "uncertainty": _("Uncertainty")}
+    titles = {"anomaly": _anomaly_title(nodes), "error": _("Error"), "uncertainty": _("Uncertainty")}
     logic = slicer.modules.colors.logic()
     for name, title in titles.items():
         if nodes[name] is None:
@@ -203,7 +231,15 @@ def show_legend(nodes: "ResultNodes", which: str | None) -> None:
             legend = logic.AddDefaultColorLegendDisplayNode(nodes[name])
             _style_legend(legend, title)
         if legend:
+            if name == "anomaly" and legend.GetTitleText().startswith(_("Anomaly")):  # else it is the user's own title
+                legend.SetTitleText(title)  # a new run may have another score
             legend.SetVisibility(name == which)
+
+
+def _anomaly_title(nodes):
+    """The map's name and that of its score."""
+    score = nodes["anomaly"].GetAttribute(SCORE) if nodes["anomaly"] else None
+    return _("Anomaly") + (f"\n{score_title(score)}" if score else "")
 
 
 def _style_legend(legend, title):
@@ -260,12 +296,12 @@ def set_layout() -> None:
     layout.SetViewArrangement(LAYOUT)
 
 
-def show_chart(nodes: "ResultNodes") -> None:
-    """Show the run's chart in the plot views."""
+def show_chart(chart_node) -> None:
+    """Show a chart in the plot views."""
     selection = slicer.app.applicationLogic().GetSelectionNode()
-    if nodes.chart is None or selection is None:
+    if chart_node is None or selection is None:
         return
-    selection.SetActivePlotChartID(nodes.chart.GetID())
+    selection.SetActivePlotChartID(chart_node.GetID())
     slicer.app.applicationLogic().PropagatePlotChartSelection()
 
 
@@ -273,7 +309,7 @@ def present(nodes: "ResultNodes", analysis: "Analysis") -> None:
     """All there is to see of a run: layout, image, anomaly, chart, and the views at the worst finding."""
     set_layout()
     show_map(nodes, "anomaly", opacity=1.0)
-    show_chart(nodes)
+    show_chart(nodes.chart)
     align_views(nodes, analysis)
     s_mm, number = worst(analysis)
     jump(nodes, analysis, s_mm, number, centre=True)

@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import qt
@@ -30,7 +30,7 @@ POLL_MS = 20  # of `wait`
 LAST_LINES = 20  # of standard error that are kept
 
 # Where in the whole each stage begins and ends, 0–1: roughly its share of the time. Others fill the bar by themselves.
-_STAGES = {
+STAGES = {
     "Reading": (0.0, 0.03),
     "Preparing": (0.03, 0.05),
     "Finding the cord": (0.05, 0.2),
@@ -67,9 +67,16 @@ class Job:
         on_progress: Callable[[str, float, float | None], None] | None = None,
         on_state: Callable[[str], None] | None = None,
         on_note: Callable[[str], None] | None = None,
+        *,
+        stages: Mapping[str, tuple[float, float]] = STAGES,
+        patience_ms: int | None = None,
     ):
-        """:param on_progress: called with the stage, 0–1 of the whole, and the seconds that the stage still takes."""
+        """:param on_progress: called with the stage, 0–1 of the whole, and the seconds that the stage still takes.
+        :param stages: where in the whole each stage begins and ends, 0–1.
+        :param patience_ms: how long the worker may take to stop by itself after Cancel; None: seconds.
+        """
         self._on_progress, self._on_state, self._on_note = on_progress, on_state, on_note
+        self._stages, self._patience_ms = stages, patience_ms
         self.state, self.error, self.result, self.notes = READY, "", {}, []
         self._process = None
         self._buffer, self._said = b"", []
@@ -114,7 +121,7 @@ class Job:
         self._cancel_reason = reason
         self._set_state(CANCELLING)
         self._process.closeWriteChannel()
-        qt.QTimer.singleShot(TERMINATE_AFTER_MS, self._terminate)
+        qt.QTimer.singleShot(TERMINATE_AFTER_MS if self._patience_ms is None else self._patience_ms, self._terminate)
 
     def wait(self) -> str:
         """Wait for the end while Slicer goes on working; returns the state."""
@@ -123,6 +130,11 @@ class Job:
             if not self.ended:
                 time.sleep(POLL_MS / 1000)
         return self.state
+
+    def wait_at_exit(self, longest_ms: int) -> None:
+        """Wait for the end without Slicer's event loop, when Slicer itself ends."""
+        if not self.ended and self._process is not None:
+            self._process.waitForFinished(longest_ms)
 
     # --- what the process tells
 
@@ -156,7 +168,7 @@ class Job:
             self.result = values
 
     def _tell_progress(self, values):
-        low, high = _STAGES.get(values["stage"], (0.0, 1.0))
+        low, high = self._stages.get(values["stage"], (0.0, 1.0))
         share = values["done"] / max(values["total"], 1)
         # A stage may be reported again after another one; the bar does not go back.
         self._fraction = max(self._fraction, low + (high - low) * share)

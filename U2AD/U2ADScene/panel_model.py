@@ -12,19 +12,32 @@ from U2ADLib.errors import U2ADError
 from U2ADLib.package import BUNDLED_DEFAULT, install_model, list_models, remove_model
 
 from .job import DONE, Job
-from .runs import Settings
+from .runs import Settings, card_thresholds
+
+SCORES = ("default", "paper")
 
 
 class ModelSection:
-    """Which model, which slices, which device.
+    """Which model, which score, which slices, which device.
 
     :ivar program: another Python than PythonSlicer, for tests.
     """
 
-    def __init__(self, ui, changed: Callable[[], None], complain: Callable[[str], None]):
-        """:param changed: called when another model is chosen. :param complain: told what went wrong."""
-        self.ui, self._changed, self._complain = ui, changed, complain
+    def __init__(
+        self,
+        ui,
+        changed: Callable[[], None],
+        complain: Callable[[str], None],
+        score_chosen: Callable[[str], None] = lambda score: None,
+    ):
+        """:param changed: called when another model is chosen, or the list has changed.
+        :param complain: told what went wrong. :param score_chosen: told which score the user wants.
+        """
+        self.ui, self._changed, self._complain, self._score_chosen = ui, changed, complain, score_chosen
         self.program, self.job, self._models = None, None, []
+        self._wanted_score = SCORES[0]
+        for value, text in zip(SCORES, (_("Default (recommended)"), _("Paper (AnoMap)")), strict=True):
+            ui.scoreSelector.addItem(text, value)
         for value, text in (
             ("all", _("All that show enough cord")),
             ("middle", _("The middle one only, as in the paper")),
@@ -36,6 +49,13 @@ class ModelSection:
         ui.removeModelButton.connect("clicked(bool)", self._remove)
         ui.modelSection.connect("contentsCollapsed(bool)", self._look_for_devices)
         ui.modelSelector.connect("currentIndexChanged(int)", self._chosen)
+        ui.scoreSelector.connect("currentIndexChanged(int)", self._score_selected)
+        ui.sliceSelector.connect("currentIndexChanged(int)", self._show_thresholds)
+
+    @property
+    def models(self) -> list:
+        """The entries of all models that can analyse, damaged ones included."""
+        return list(self._models)
 
     @property
     def model(self):
@@ -49,7 +69,17 @@ class ModelSection:
             model=self.ui.modelSelector.currentData,
             device=self.ui.deviceSelector.currentData,
             slices=self.ui.sliceSelector.currentData,
+            score=self.ui.scoreSelector.currentData,
         )
+
+    def want_score(self, score: str) -> None:
+        """Choose a score; while the model does not have it, the one that it has is shown and used."""
+        self._wanted_score = score
+        self._fit_score()
+
+    def choose(self, name: str) -> None:
+        """Read the list of models anew and choose one of them."""
+        self._fill_models(name)
 
     def stop(self) -> None:
         if self.job:
@@ -96,7 +126,37 @@ class ModelSection:
         entry = self.model
         self.ui.removeModelButton.enabled = entry is not None and not entry.bundled
         self.ui.modelCard.text = card_text(entry) if entry else _("No model is installed.")
+        self._fit_score()
         self._changed()
+
+    def _fit_score(self):
+        """Enable the scores that the model has; show the wanted one, or else the first that can be had."""
+        selector, had = self.ui.scoreSelector, scores_of(self.model)
+        for k, name in enumerate(SCORES):
+            selector.model().item(k).setEnabled(name in had)
+        shown = self._wanted_score if self._wanted_score in had else had[0]
+        selector.blockSignals(True)
+        selector.setCurrentIndex(selector.findData(shown))
+        selector.blockSignals(False)
+        self._show_thresholds()
+
+    def _score_selected(self, index=None):
+        self._wanted_score = self.ui.scoreSelector.currentData
+        self._show_thresholds()
+        self._score_chosen(self._wanted_score)
+
+    def _show_thresholds(self, index=None):
+        entry, settings = self.model, self.settings
+        thresholds = card_thresholds(entry.card, settings.slices, settings.score) if entry else None
+        if thresholds:
+            self.ui.thresholdsLabel.text = _("Flagged above: segment {segment:.3f}, patient {patient:.3f}.").format(
+                segment=thresholds.segment, patient=thresholds.patient
+            )
+        else:
+            self.ui.thresholdsLabel.text = _(
+                "This model has no thresholds for this score and these slices: scores are given, and nothing is "
+                "flagged until thresholds are set."
+            )
 
     def _install(self, checked=False):
         path = qt.QFileDialog.getOpenFileName(
@@ -123,11 +183,36 @@ class ModelSection:
         self._fill_models()
 
 
+def scores_of(entry) -> tuple[str, ...]:
+    """The names of the scores that a model has; that of the paper where its card names none."""
+    had = entry.card.get("scores") if entry else None
+    return tuple(name for name in SCORES if name in (had or ())) or ("paper",)
+
+
+def source_of(entry) -> str | None:
+    """The name of the model that a model was adapted from; None where it was not."""
+    lineage = entry.card.get("lineage") if entry else None
+    return lineage[-1]["name"] if lineage else None
+
+
 def card_text(entry) -> str:
     """What a person should know of a model before using it."""
     training = entry.card.get("training", {})
     lines = []
-    if people := training.get("people"):
+    if source := source_of(entry):
+        lines.append(
+            _("Adapted from {source} to {slices} slices of {people} people.").format(
+                source=source, slices=training.get("slices", "?"), people=training.get("people", "?")
+            )
+        )
+        figures = entry.card.get("metrics", {}).get("adapted_slices", {})
+        if "before" in figures and "after" in figures:
+            lines.append(
+                _("How well it rebuilds them (SSIM): {before:.3f} before, {after:.3f} after.").format(
+                    before=figures["before"]["ssim"], after=figures["after"]["ssim"]
+                )
+            )
+    elif people := training.get("people"):
         lines.append(_("Learnt from {number} people.").format(number=len(people)))
     if phantoms := training.get("phantoms"):
         lines.append(_("And from {number} simulated necks.").format(number=phantoms))

@@ -9,14 +9,15 @@ from slicer.i18n import tr as _
 from U2ADLib.config import SEGMENT_NAMES
 from U2ADLib.errors import U2ADError
 
-from . import chart, display, results
+from . import chart, display, findings, results
 from .export import export_report
 from .runs import PREFIX, Analyses, model_thresholds
 
 OVERLAYS = ("anomaly", "error", "uncertainty", "reconstruction", "")
 ROW_HEIGHT = 22  # px
+MOST_ROWS = 6  # of the table of findings; more are scrolled to
 LARGEST_SCORE = 1.0  # scores are mean errors of intensities 0–1
-FLAGGED, QUIET, FLAGGED_ROW = "#b3541e", "#3c6e47", "#f6d9c4"
+FLAGGED, QUIET, FLAGGED_ROW, DOUBTFUL = "#b3541e", "#3c6e47", "#f6d9c4", "#f5e6a8"
 
 
 class ResultsSection:
@@ -25,9 +26,16 @@ class ResultsSection:
     :ivar nodes: the `ResultNodes` that are shown; None where there are none.
     """
 
-    def __init__(self, ui, analyses: Analyses, say: Callable[[str], None], complain: Callable[[str], None]):
-        """:param say, complain: told what was done, and what went wrong."""
-        self.ui, self._analyses, self._say, self._complain = ui, analyses, say, complain
+    def __init__(
+        self,
+        ui,
+        analyses: Analyses,
+        say: Callable[[str], None],
+        complain: Callable[[str], None],
+        shown: Callable[[], None] = lambda: None,
+    ):
+        """:param say, complain: told what was done, and what went wrong. :param shown: called when others are shown."""
+        self.ui, self._analyses, self._say, self._complain, self._shown = ui, analyses, say, complain, shown
         self.nodes, self.link = None, None
         self._filling = False
         names = (
@@ -39,9 +47,11 @@ class ResultsSection:
         )
         for value, text in zip(OVERLAYS, names, strict=True):
             ui.overlaySelector.addItem(text, value)
-        ui.segmentsTable.setHorizontalHeaderLabels([_("Segment"), _("Score"), _("Threshold"), _("Flagged")])
         fit_table(ui.segmentsTable)
         ui.segmentsTable.setFixedHeight((len(SEGMENT_NAMES) + 2) * ROW_HEIGHT + 6)  # all rows and the header
+        fit_table(ui.findingsTable)
+        ui.findingsTable.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        ui.findingsTable.horizontalHeader().setStretchLastSection(True)
         self._connect()
 
     def _connect(self):
@@ -60,6 +70,7 @@ class ResultsSection:
         ui.segmentThreshold.connect("valueChanged(double)", self._thresholds_moved)
         ui.patientThreshold.connect("valueChanged(double)", self._thresholds_moved)
         ui.segmentsTable.connect("cellClicked(int,int)", self._segment_chosen)
+        ui.findingsTable.connect("cellClicked(int,int)", self._finding_chosen)
 
     def show_newest(self, volume) -> None:
         """Show the newest results of a volume node, or that there are none."""
@@ -70,8 +81,25 @@ class ResultsSection:
             self.show(None)
             self._complain(str(error))
 
+    def show_again(self, volume) -> None:
+        """Show the results that were shown last, where they are still there, or else the newest."""
+        if volume and self.nodes and self.nodes.run in [one.run for one in results.find(volume)]:
+            self.show(self.nodes)
+        else:
+            self.show_newest(volume)
+
     def show(self, nodes: results.ResultNodes | None, present: bool = False) -> None:
         """Show a run's results in the panel, and in the views where asked."""
+        self._show(nodes, present)
+        self._shown()
+
+    def switch(self, nodes: results.ResultNodes, instead_of: results.ResultNodes) -> None:
+        """Show a run's results where those of another one were, in the panel and in the views, which stay in place."""
+        self.show(nodes)
+        display.swap(nodes, instead_of)
+        self._overlay_chosen()
+
+    def _show(self, nodes, present):
         self.unlink()
         self.nodes = nodes
         ui = self.ui
@@ -84,6 +112,7 @@ class ResultsSection:
         if nodes is None:
             ui.verdictLabel.text, ui.notesLabel.text = _("Nothing has been analysed yet."), ""
             ui.segmentsTable.setRowCount(0)
+            ui.findingsTable.visible = False
             ui.resetThresholdsButton.enabled = False
             return
         analysis = self._analyses.of(nodes)
@@ -112,11 +141,17 @@ class ResultsSection:
         flagged = bool(analysis.flagged) or analysis.patient_flagged
         colour = FLAGGED if flagged else QUIET
         ui.verdictLabel.text = f'<b style="color:{colour}; font-size:large">{verdict(analysis)}</b>'
-        notes = [f"• {note}" for note in analysis.notes]
+        notes = [
+            _("Model {model}, {score}").format(
+                model=analysis.provenance["model"]["name"], score=display.score_title(analysis.score)
+            )
+        ]
         if analysis.missing:
-            notes.insert(0, _("• Not analysed: {names}").format(names=", ".join(analysis.missing)))
-        ui.notesLabel.text = "\n".join(notes)
+            notes.append(_("Not analysed: {names}").format(names=", ".join(analysis.missing)))
+        notes += analysis.notes
+        ui.notesLabel.text = "\n".join(f"• {note}" for note in notes)
         self._fill_table(analysis)
+        self._fill_findings(analysis)
         thresholds = analysis.thresholds
         for slider, kind in ((ui.segmentThreshold, "segment"), (ui.patientThreshold, "patient")):
             slider.value = getattr(thresholds, kind) if thresholds else LARGEST_SCORE
@@ -125,6 +160,8 @@ class ResultsSection:
 
     def _fill_table(self, analysis):
         table, limit = self.ui.segmentsTable, analysis.thresholds
+        score = _("Score ({name})").format(name=analysis.score)
+        table.setHorizontalHeaderLabels([_("Segment"), score, _("Threshold"), _("Flagged")])
         rows = [(s.name, s.score, limit.segment if limit else None, s.flagged) for s in analysis.segments]
         rows.append(
             (_("whole cord"), analysis.patient_score, limit.patient if limit else None, analysis.patient_flagged)
@@ -142,6 +179,23 @@ class ResultsSection:
                 if flagged:
                     item.setBackground(qt.QBrush(qt.QColor(FLAGGED_ROW)))
                 table.setItem(r, c, item)
+
+    def _fill_findings(self, analysis):
+        table, found = self.ui.findingsTable, findings.findings_of(analysis)
+        table.visible = bool(found)
+        titles = findings.columns()
+        table.setHorizontalHeaderLabels([title for title, _explanation in titles])
+        table.setRowCount(len(found))
+        for c, (_title, explanation) in enumerate(titles):
+            table.horizontalHeaderItem(c).setToolTip(explanation)
+        for r, finding in enumerate(found):
+            for c, text in enumerate(finding.texts()):
+                item = qt.QTableWidgetItem(text)
+                item.setToolTip(titles[c][1])
+                if finding.at_border:
+                    item.setBackground(qt.QBrush(qt.QColor(DOUBTFUL)))
+                table.setItem(r, c, item)
+        table.setFixedHeight((min(len(found), MOST_ROWS) + 1) * ROW_HEIGHT + 8)
 
     def _connect_views(self, analysis):
         self.link = chart.Link(self.nodes, analysis, self._position_chosen)
@@ -167,6 +221,11 @@ class ResultsSection:
             place = display.worst(analysis)
         display.jump(self.nodes, analysis, *place, centre=True)
 
+    def _finding_chosen(self, row, column):
+        analysis = self._analyses.of(self.nodes)
+        finding = findings.findings_of(analysis)[row]
+        display.jump(self.nodes, analysis, finding.s_mm, finding.slice_number, centre=True)
+
     def _overlay_chosen(self, *changed):
         if self.nodes:
             which = self.ui.overlaySelector.currentData or None
@@ -180,11 +239,15 @@ class ResultsSection:
         self._changed(lambda: self._analyses.flag(self.nodes, segment, patient))
 
     def _reset_thresholds(self):
-        thresholds = model_thresholds(self._analyses.of(self.nodes))
-        if thresholds is None:
+        try:
+            thresholds = model_thresholds(self._analyses.of(self.nodes))
+        except U2ADError:
             self._complain(_("The model of these results is no longer installed: its thresholds are not known."))
-        else:
-            self._changed(lambda: self._analyses.flag(self.nodes, thresholds.segment, thresholds.patient))
+            return
+        if thresholds is None:
+            self._complain(_("The model has no thresholds for this score and these slices."))
+            return
+        self._changed(lambda: self._analyses.flag(self.nodes, thresholds.segment, thresholds.patient))
 
     def _shift_levels(self, shift):
         self._changed(lambda: self._analyses.shift_levels(self.nodes, shift))

@@ -27,7 +27,7 @@ from vtk.util.numpy_support import numpy_to_vtk
 from U2ADLib.errors import InputError
 from U2ADLib.volume import Volume, reorient, volume_hash
 
-from . import chart, display
+from . import chart, display, findings
 
 if TYPE_CHECKING:
     from U2ADLib.analysis import Analysis
@@ -45,6 +45,7 @@ _CLASSES = {
     "segmentation": "vtkMRMLSegmentationNode",
     "discs": "vtkMRMLMarkupsFiducialNode",
     "segments": "vtkMRMLTableNode",
+    "findings": "vtkMRMLTableNode",
     "curve": "vtkMRMLTableNode",
     **dict.fromkeys(chart.TABLE_ROLES, "vtkMRMLTableNode"),
     **dict.fromkeys(chart.SERIES_ROLES, "vtkMRMLPlotSeriesNode"),
@@ -98,6 +99,7 @@ class ResultNodes:
     segmentation = property(lambda self: self["segmentation"])
     discs = property(lambda self: self["discs"])
     segments_table = property(lambda self: self["segments"])
+    findings_table = property(lambda self: self["findings"])
     curve_table = property(lambda self: self["curve"])
     chart = property(lambda self: self["chart"])
     record = property(lambda self: self["record"])
@@ -151,7 +153,7 @@ def show(analysis: "Analysis", volume_node, into: ResultNodes | None = None) -> 
 
 def update_flags(nodes: ResultNodes, analysis: "Analysis") -> None:
     """Show other thresholds of the same run: table, colours, the chart's lines and the record; the maps stay."""
-    _fill_segments_table(nodes.segments_table, analysis)
+    _fill_tables(nodes, analysis)
     _colour_segments(nodes.segmentation, analysis)
     display.set_colour_range(nodes, analysis)
     chart.fill(nodes, analysis)
@@ -275,6 +277,7 @@ def _new_node(kind, role, run, volume_node):
         "segmentation": _("segmentation"),
         "discs": _("discs"),
         "segments": _("segments"),
+        "findings": _("findings"),
         "curve": _("AnoCurve table"),
         "chart": _("AnoCurve"),
     }
@@ -373,6 +376,7 @@ def _fill(nodes, analysis, content, volume_node, made):
         _fill_map(nodes[name], array, volume_node)
         if is_new(nodes[name]):
             display.style_map(nodes, name)
+    nodes["anomaly"].SetAttribute(display.SCORE, analysis.score)
     display.set_colour_range(nodes, analysis)
     _fill_segmentation(nodes.segmentation, analysis, content, volume_node)
     if is_new(nodes.segmentation):
@@ -381,7 +385,7 @@ def _fill(nodes, analysis, content, volume_node, made):
     _fill_discs(nodes.discs, analysis, volume_node)
     if is_new(nodes.discs):
         display.style_discs(nodes.discs)
-    _fill_segments_table(nodes.segments_table, analysis)
+    _fill_tables(nodes, analysis)
     chart.fill(nodes, analysis)
 
 
@@ -463,9 +467,14 @@ def _fill_discs(node, analysis, volume_node):
     node.EndModify(changing)
 
 
+def _fill_tables(nodes, analysis):
+    if nodes.segments_table:
+        _fill_segments_table(nodes.segments_table, analysis)
+    if nodes.findings_table:
+        chart.set_columns(nodes.findings_table, findings.table_columns(analysis))
+
+
 def _fill_segments_table(node, analysis):
-    if node is None:
-        return
     from U2ADLib.pictures.analysis import slice_label
 
     segments = analysis.segments
@@ -480,5 +489,6 @@ def _fill_segments_table(node, analysis):
             "flagged": [words[s.flagged] for s in segments],
             "position_mm": [s.peak_mm for s in segments],
             "slice": [slice_label(analysis, s.peak_slice) for s in segments],
+            "score_in_use": [analysis.score for s in segments],
         },
     )

@@ -4,17 +4,20 @@ The panel opens with this module: what takes long to import, or may not be insta
 """
 
 import csv
+import json
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import slicer
 from slicer.i18n import tr as _
 
+from U2ADLib.config import from_dict
 from U2ADLib.errors import U2ADError
+from U2ADLib.package import Thresholds, find_model, read_card
 
 from . import results
 from .job import DONE, FAILED, Job
@@ -25,15 +28,16 @@ LEFT_OVER_AFTER_S = 24 * 3600
 
 @dataclass(frozen=True)
 class Settings:
-    """How to analyse; names and values as the command line's."""
+    """How to analyse; names and values as the command line's. A score of None is the model's own choice."""
 
     model: str = "default"
     device: str = "auto"
     slices: str = "all"
+    score: str | None = None
     seed: int = 0
 
     def arguments(self) -> list[str]:
-        given = {"model": self.model, "device": self.device, "slices": self.slices, "seed": self.seed}
+        given = {name: value for name, value in asdict(self).items() if value is not None}
         return [part for name, value in given.items() for part in (f"--{name}", str(value))]
 
 
@@ -215,16 +219,30 @@ def _remove_leftovers(place: Path) -> None:
             continue  # another Slicer removed it
 
 
-def model_thresholds(analysis):
-    """The thresholds that the model of an analysis came with; None where it is gone or has none for these slices."""
-    from U2ADLib.package import Thresholds, find_model, read_card
+def card_thresholds(card: dict, slices: str, score: str):
+    """The thresholds of a model's card that hold for a choice of slices and a score; None where it has none."""
+    found = (from_dict(Thresholds, one) for one in card.get("thresholds", ()))
+    return next((one for one in found if (one.slices, one.score) == (str(slices), score)), None)
 
+
+def model_thresholds(analysis):
+    """The thresholds that the model of an analysis came with; None where it has none for these slices and this score.
+
+    :raises U2ADError: the model is no longer installed.
+    """
+    card = read_card(find_model(analysis.provenance["model"]["name"]))
+    return card_thresholds(card, analysis.provenance["configuration"]["slices"], analysis.score)
+
+
+def made_with(nodes: results.ResultNodes, settings: Settings, sha256: str) -> bool:
+    """Whether results were made by the model with these weights, with this score and on these slices."""
     try:
-        card = read_card(find_model(analysis.provenance["model"]["name"]))
-    except U2ADError:
-        return None
-    slices = analysis.provenance["configuration"]["slices"]
-    return next((Thresholds(**one) for one in card.get("thresholds", ()) if one["slices"] == slices), None)
+        provenance = json.loads(nodes.record.GetText())["provenance"]
+        configuration = provenance["configuration"]
+        made = provenance["model"]["sha256"], configuration["score"], configuration["slices"]
+    except (AttributeError, ValueError, KeyError, TypeError):
+        return False  # deleted or damaged
+    return made == (sha256, settings.score, settings.slices)
 
 
 def batch_rows(out: Path) -> list[dict]:

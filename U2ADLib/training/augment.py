@@ -4,7 +4,7 @@ The paper's are noise, brightness and contrast, then back to 0–1. Shifts, smal
 the patch grid must not learn where one particular cord lies.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +54,17 @@ def draw(config: AugmentConfig, shape, generator: torch.Generator) -> Augmentati
     )
     noise = torch.randn(shape, generator=generator, device=device) * config.noise_sigma
     return Augmentation(matrix, 1 + uniform(b) * config.brightness, 1 + uniform(b) * config.contrast, noise)
+
+
+def part(drawn: Augmentation, chosen: slice) -> Augmentation:
+    """What was drawn for some images of the batch."""
+    return Augmentation(*(getattr(drawn, field.name)[chosen] for field in fields(drawn)))
+
+
+def move(maps: torch.Tensor, drawn: Augmentation) -> torch.Tensor:
+    """Maps (B, C, H, W) float32 moved as `apply` moves the images; interpolated linearly, 0 outside."""
+    grid = F.affine_grid(drawn.matrix, (len(maps), 1, *maps.shape[2:]), align_corners=False)
+    return F.grid_sample(maps, grid, align_corners=False)
 
 
 def apply(images: torch.Tensor, cords: torch.Tensor, drawn: Augmentation) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,26 +5,23 @@ the optimiser and the epoch's number, and a run that was killed and resumed ends
 not.
 """
 
-import csv
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ..config import Architecture, MonteCarloConfig
-from ..evaluation.reconstruction import reconstruction_quality
-from ..mae import EdgeMAE, patchify
+from ..config import Architecture
+from ..mae import EdgeMAE
 from ..masking import random_masks, ring, roi_patches
-from ..montecarlo import monte_carlo, network_input
 from ..pictures.charts import line_chart
 from ..progress import Progress, no_progress
 from . import augment
 from .checkpoint import network_tensors, resume, save_state, with_prefix
 from .data import SliceSet, sampling_weights
-from .loss import reconstruction_loss, sobel
+from .loss import reconstruction_loss
+from .step import descend, fingerprint, rebuild, set_rate, snapshot, step_decay, validate, warm_up, write_table
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ def pretrain(
     recipe = {
         "architecture": asdict(architecture),
         "config": asdict(config) | {"betas": list(config.betas)},
-        "data": _fingerprint(train, validation),
+        "data": fingerprint(train, validation),
     }
     curves: list[dict] = []
     best: dict[str, torch.Tensor] = {}
@@ -97,24 +94,21 @@ def pretrain(
         network.train()
         for step in range(steps):
             progress("Pretraining", epoch * steps + step, total)
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(config, epoch, epoch * steps + step)
+            rate = learning_rate(config, epoch, epoch * steps + step)
+            set_rate(optimiser, rate)
             losses = _losses(network, images[chosen[step]], cords[chosen[step]], config, generator)
-            optimiser.zero_grad(set_to_none=True)
-            losses[0].backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
-            optimiser.step()
+            descend(network, optimiser, losses[0], config.clip_norm)
             sums += torch.stack(losses).detach()
         loss, mse, edge = (sums / steps).tolist()
-        line = {"epoch": epoch + 1, "rate": group["lr"], "loss": loss, "mse": mse, "edge": edge}
+        line = {"epoch": epoch + 1, "rate": rate, "loss": loss, "mse": mse, "edge": edge}
         last = epoch + 1 == config.epochs
         if validation is not None and (last or (epoch + 1) % config.validate_every == 0):
             line |= {f"held_out_{k}": v for k, v in validate(network, validation, device).items()}
             lowest = min((c["held_out_mse"] for c in curves if "held_out_mse" in c), default=np.inf)
             if line["held_out_mse"] < lowest:
-                best = _snapshot(network)
+                best = snapshot(network)
         elif validation is None and last:
-            best = _snapshot(network)
+            best = snapshot(network)
         curves.append(line)
         tensors = network_tensors(network, optimiser) | {f"best.{k}": v for k, v in best.items()}
         save_state(folder, tensors, {"epoch": epoch + 1, "curves": curves, "recipe": recipe})
@@ -126,15 +120,8 @@ def pretrain(
 
 def learning_rate(config: PretrainConfig, epoch: int, step: int) -> float:
     """Step decay every quarter of the epochs, after a linear warm-up."""
-    stage = int(4 * epoch / config.epochs)
-    return config.learning_rate * config.decay**stage * min(1.0, (step + 1) / max(config.warmup_steps, 1))
-
-
-def validate(network: EdgeMAE, data: SliceSet, device, seed: int = 0) -> dict[str, float]:
-    """Monte Carlo reconstruction quality on slices of other people."""
-    images = data.images.astype(np.float32)
-    rebuilt = monte_carlo(network, images, data.cords, MonteCarloConfig(), seed, device=device)
-    return reconstruction_quality(images, data.cords, rebuilt)
+    rate = step_decay(config.learning_rate, config.decay, epoch, config.epochs)
+    return rate * warm_up(step, config.warmup_steps)
 
 
 def _losses(network, images, cords, config, generator):
@@ -144,42 +131,15 @@ def _losses(network, images, cords, config, generator):
     images, cords = augment.apply(images.float(), cords, drawn)
     roi = roi_patches(cords, architecture.patch)
     masks = random_masks(roi, config.mask_ratio, generator, ring(roi, architecture.context))
-    seen = patchify(network_input(images, cords, architecture.outside), architecture.patch)
-    pixels, edges = network(
-        _take(seen, masks.visible), masks.visible, masks.target, masks.visible_valid, masks.target_valid
-    )
-    truth, true_edges, inside = (
-        _take(patchify(values, architecture.patch), masks.target) for values in (images, sobel(images), cords.float())
-    )
-    weight = inside * masks.target_valid[:, :, None]
-    return reconstruction_loss(pixels, edges, truth, true_edges, weight, config.edge_weight)
-
-
-def _snapshot(network):
-    return {name: value.detach().clone() for name, value in network.state_dict().items()}
-
-
-def _take(patches, positions):
-    """Patches (B, G², P²) at positions (B, L)."""
-    return patches.gather(1, positions[:, :, None].expand(-1, -1, patches.shape[2]))
-
-
-def _fingerprint(*sets: SliceSet | None) -> list[dict | None]:
-    """What a training was fed, without any image: counts and a checksum."""
-    return [
-        s and {"slices": len(s), "people": len(set(s.people)), "sha256": sha256(s.images.tobytes()).hexdigest()}
-        for s in sets
-    ]
+    rebuilt = rebuild(network, architecture, images, cords, masks)
+    return reconstruction_loss(*rebuilt, config.edge_weight)
 
 
 def write_curves(folder: Path, curves: list[dict]) -> None:
     """`curves.csv` with every epoch and `curves.png` with loss and reconstruction quality."""
     columns = ["epoch", "rate", "loss", "mse", "edge"]
     columns += [f"held_out_{name}" for name in ("mse", "psnr", "ssim", "variance")]
-    with open(folder / "curves.csv", "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, columns)
-        writer.writeheader()
-        writer.writerows(curves)
+    write_table(folder / "curves.csv", columns, curves)
     epochs = [c["epoch"] for c in curves]
     held_out = [c for c in curves if "held_out_mse" in c]
     held_epochs = [c["epoch"] for c in held_out]
