@@ -225,7 +225,8 @@ def finding_text(analysis: Analysis, lesion: dict) -> str:
     """A finding in words: its place, the simple rule beside it, and whether it would survive a smaller mask."""
     place = lesion["segment"] or "outside the segments"
     size = f"{lesion['length [mm]']:.0f} x {lesion['width [mm]']:.0f} mm"
-    smaller, limit = lesion["peak_score_smaller_mask []"], analysis.thresholds.segment
+    smaller, thresholds = lesion["peak_score_smaller_mask []"], analysis.thresholds
+    limit = thresholds.segment if lesion["segment"] else thresholds.patient
     doubt = ": below the threshold, perhaps CSF at the border" if smaller <= limit else ""
     return (
         f"Finding {lesion['label']} ({place}, {size}): up to {lesion['local_gain []']:+.0%} against the cord around; "
