@@ -1,5 +1,6 @@
 """Findings in words: where they are, what speaks for them, and what against."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -27,8 +28,8 @@ def test_a_finding_says_where_it_is_and_how_sure(analysis):
     assert found.score == lesion["peak_score []"]
     assert found.smaller == lesion["peak_score_smaller_mask []"]
     assert found.threshold == THRESHOLDS.segment
-    # The lesion is twice as bright as the cord, rows 75 … 79 are 65 … 69 mm below the cord's upper end.
-    assert found.texts()[4:] == (f"{100 * lesion['local_gain []']:+.0f} %", "")
+    assert found.texts()[:4] == ("C4-5", *(f"{v:.3f}" for v in (found.score, found.smaller, found.uncertainty)))
+    # Rows 75 … 79 of the lesion are 65 … 69 mm below the cord's upper end.
     assert 64 <= found.s_mm <= 70
     assert found.slice_number == LESION_SLICE
 
