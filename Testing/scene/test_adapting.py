@@ -1,0 +1,349 @@
+"""An adaptation under way: started, stopped, continued, left alone by everything else, and asked about at the end."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import qt
+import slicer
+import slicer.util
+
+from slicer_bench.adapting_worker import write_program
+from U2ADLib.errors import InputError, U2ADError, UsageError
+from U2ADLib.package import find_model, list_models, read_card
+from U2ADScene import adapting
+from U2ADScene.adapting import Adaptation, Request, unfinished
+from U2ADScene.job import CANCELLED, CANCELLING, DONE, FAILED, RUNNING, STARTING
+
+
+@pytest.fixture
+def models(app, tmp_path, monkeypatch):
+    """The folder of the user's models, empty."""
+    folder = tmp_path / "models"
+    monkeypatch.setenv("U2AD_MODELS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def worker(tmp_path, monkeypatch):
+    """The stand-in for the worker; its log is `log(tmp_path)`."""
+    monkeypatch.setenv("STAND_IN_LOG", str(tmp_path / "log"))
+    return write_program(tmp_path / "python")
+
+
+def log(tmp_path):
+    return [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+
+
+@pytest.fixture
+def images(tmp_path):
+    (tmp_path / "images").mkdir()
+    return str(tmp_path / "images")
+
+
+@pytest.fixture
+def volumes(app):
+    """Two images, a label map and a result."""
+    made = [slicer.util.addVolumeFromArray(np.zeros((3, 8, 8), np.int16), name=f"patient {k}") for k in range(3)]
+    made[2].SetAttribute("U2AD.run", "0")
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
+    return made[:2]
+
+
+def until(condition):
+    """Let Slicer work until something is so."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        slicer.app.processEvents()
+
+
+def copies():
+    return list(Path(slicer.app.temporaryPath).glob("U2AD-*"))
+
+
+# --- from beginning to end
+
+
+def test_a_model_is_made(models, worker, images, tmp_path):
+    states, progress, curves = [], [], []
+    request = Request("ours", folder=images, epochs=4, few=True)
+    adaptation = Adaptation(
+        request, on_progress=lambda *now: progress.append(now), on_state=states.append, on_curves=curves.append
+    )
+    adaptation.start(worker)
+    assert adaptation.wait() == "ours"
+    assert states == [STARTING, RUNNING, DONE]
+    assert read_card(models / "ours")["lineage"][-1]["name"] == "edgemae-first"
+    shares = [share for _stage, share, _left in progress]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    assert progress[0][0] == "Reading images"
+    assert progress[0][2] is None  # nothing can be said yet
+    assert progress[-2][2] > 0
+    assert curves[-1]["epoch"] == [0, 1, 2, 3, 4]
+    (call,) = log(tmp_path)
+    assert call["--model"] == "edgemae-first"
+    assert call["--out"] == str(models / "ours")
+    assert (call["--epochs"], call["--device"], call["flags"]) == ("4", "auto", ["--few"])
+    assert call["images"][0][0] == "images"
+    assert adapting.remembered("ours") is None
+    assert unfinished() == []
+
+
+def test_volumes_of_the_scene_are_copied_and_the_copies_removed(models, worker, volumes, tmp_path):
+    adaptation = Adaptation(Request("ours", volumes=tuple(node.GetID() for node in volumes), epochs=2))
+    adaptation.start(worker)
+    assert adaptation.state == STARTING
+    assert not copies() or not list(copies()[0].iterdir())  # nothing is written before Slicer had its turn
+    assert adaptation.wait() == "ours"
+    (call,) = log(tmp_path)
+    assert [name for name, size in call["images"] if size > 0] == ["volume-001.nrrd", "volume-002.nrrd"]
+    assert copies() == []
+
+
+def test_only_images_of_the_scene_are_offered(models, volumes):
+    assert adapting.images_in_scene() == volumes
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"name": "../x"}, UsageError, "letters"),
+        ({"name": ""}, UsageError, "letters"),
+        ({"name": "edgemae-first"}, UsageError, "already"),
+        ({"folder": "/nowhere"}, InputError, "/nowhere"),
+        ({"folder": None}, InputError, "Choose"),
+        ({"model": "unknown"}, U2ADError, "unknown"),
+    ],
+)
+def test_what_cannot_be_done_is_said_at_once(models, images, changes, error, said):
+    with pytest.raises(error, match=said):
+        Adaptation(Request(**({"name": "ours", "folder": images} | changes)))
+    assert not models.exists()
+
+
+def test_the_worker_s_refusal_is_told_and_nothing_is_left(models, worker, images, monkeypatch):
+    monkeypatch.setenv("STAND_IN_ERROR", "6 slices of 2 people can be used, and at least 20 are needed.")
+    adaptation = Adaptation(Request("ours", folder=images))
+    adaptation.start(worker)
+    with pytest.raises(U2ADError, match="at least 20"):
+        adaptation.wait()
+    assert adaptation.state == FAILED
+    assert not (models / "ours").exists()
+    assert adapting.remembered("ours") is None
+
+
+@pytest.mark.parametrize("delete", [True, False])
+def test_volumes_that_cannot_be_written(models, worker, volumes, delete, tmp_path):
+    """Deleted before their turn, or without an image."""
+    if not delete:
+        volumes[1].SetAndObserveImageData(None)
+    adaptation = Adaptation(Request("ours", volumes=tuple(node.GetID() for node in volumes)))
+    adaptation.start(worker)
+    if delete:
+        slicer.mrmlScene.RemoveNode(volumes[1])
+    with pytest.raises(U2ADError, match="deleted" if delete else "no image"):
+        adaptation.wait()
+    assert adaptation.state == FAILED
+    assert copies() == []
+    assert not (tmp_path / "log").exists()
+
+
+# --- stopped and continued
+
+
+def started(worker, images, epochs=10, **more):
+    """An adaptation that has done two epochs."""
+    adaptation = Adaptation(Request("ours", folder=images, epochs=epochs), **more)
+    adaptation.start(worker)
+    until(lambda: any((one.epoch or 0) >= 2 for one in unfinished()))
+    return adaptation
+
+
+def test_stopped_and_continued(models, worker, images, monkeypatch, tmp_path):
+    monkeypatch.setenv("STAND_IN_EPOCH_S", "0.05")
+    states = []
+    adaptation = started(worker, images, on_state=states.append)
+    adaptation.stop()
+    adaptation.stop()  # impatient users press twice
+    with pytest.raises(U2ADError, match=r"up to epoch \d of 10 is kept"):
+        adaptation.wait()
+    assert states == [STARTING, RUNNING, CANCELLING, CANCELLED]
+    (left,) = unfinished()
+    assert (left.name, left.epochs) == ("ours", 10)
+    assert 2 <= left.epoch < 10
+    assert adapting.remembered("ours") == Request("ours", "edgemae-first", images, epochs=10)
+    assert "ours" not in [entry.name for entry in list_models()]
+    monkeypatch.setenv("STAND_IN_EPOCH_S", "0")
+    again = Adaptation(adapting.remembered("ours"))
+    again.start(worker)
+    assert again.wait() == "ours"
+    assert unfinished() == []
+    first, second = log(tmp_path)
+    assert first == second  # the same command
+
+
+def test_stopped_before_anything_was_learnt(models, worker, images, volumes):
+    for request in (Request("ours", folder=images), Request("ours", volumes=(volumes[0].GetID(),))):
+        adaptation = Adaptation(request)
+        adaptation.start(worker)
+        adaptation.stop()
+        with pytest.raises(U2ADError, match="nothing was learnt"):
+            adaptation.wait()
+        assert adaptation.state == CANCELLED
+        assert not (models / "ours").exists()
+        assert copies() == []
+
+
+def test_a_worker_that_does_not_listen_is_ended(models, worker, images, monkeypatch):
+    from U2ADScene import job
+
+    monkeypatch.setattr(adapting, "PATIENCE_MS", 50)
+    monkeypatch.setattr(job, "KILL_AFTER_MS", 50)
+    monkeypatch.setenv("STAND_IN_DEAF", "1")
+    adaptation = started(worker, images, epochs=10_000)
+    adaptation.stop()
+    with pytest.raises(U2ADError, match="is kept"):
+        adaptation.wait()
+
+
+def test_it_has_longer_to_stop_than_an_analysis(models, worker, images, monkeypatch):
+    """It has to finish a step and save; an analysis only has to end."""
+    from U2ADScene import job
+
+    monkeypatch.setattr(job, "TERMINATE_AFTER_MS", 1)
+    monkeypatch.setattr(job, "KILL_AFTER_MS", 1)
+    monkeypatch.setenv("STAND_IN_EPOCH_S", "0.3")
+    adaptation = started(worker, images)
+    adaptation.stop()
+    with pytest.raises(U2ADError, match="is kept"):
+        adaptation.wait()
+    assert adaptation._job.error == "Cancelled. Nothing was changed."  # it ended by itself, not by force
+
+
+def test_a_closed_scene_does_not_end_it(models, worker, images, monkeypatch):
+    monkeypatch.setenv("STAND_IN_EPOCH_S", "0.02")
+    adaptation = started(worker, images)
+    slicer.mrmlScene.Clear(0)
+    assert adaptation.wait() == "ours"
+
+
+def test_other_folders_are_no_unfinished_adaptations(models):
+    for name, text in (
+        (".hidden", "{}"), ("broken", "no json"), ("pretrained", json.dumps({"epoch": 3, "recipe": {"config": {}}})),
+    ):  # fmt: skip
+        (models / name / "training").mkdir(parents=True)
+        (models / name / "training" / "state.json").write_text(text)
+    (models / "done" / "training").mkdir(parents=True)
+    (models / "done" / "training" / "state.json").write_text("{}")
+    (models / "done" / "model.json").write_text("{}")
+    assert [(one.name, one.epoch) for one in unfinished()] == [("broken", None)]
+
+
+def test_discarding(models, worker, images, monkeypatch):
+    monkeypatch.setenv("STAND_IN_EPOCH_S", "0.05")
+    adaptation = started(worker, images)
+    adaptation.stop()
+    until(lambda: adaptation.ended)
+    adapting.discard("ours")
+    assert unfinished() == []
+    assert not (models / "ours").exists()
+    with pytest.raises(UsageError, match="no unfinished"):
+        adapting.discard("edgemae-first")
+    assert find_model("edgemae-first").is_dir()
+
+
+def test_free_names(models, worker, images, monkeypatch):
+    assert adapting.free_name("edgemae-first") == "edgemae-first-adapted"
+    adaptation = Adaptation(Request("edgemae-first-adapted", folder=images, epochs=1))
+    adaptation.start(worker)
+    assert adaptation.wait() in [entry.name for entry in list_models()]
+    assert adapting.free_name("edgemae-first") == "edgemae-first-adapted-2"
+
+
+# --- the end of Slicer
+
+
+@pytest.fixture
+def window(app):
+    """Slicer's main window."""
+    made = qt.QMainWindow()
+    made.setObjectName("qSlicerMainWindow")
+    made.show()
+    yield made
+    made.delete()
+
+
+@pytest.fixture
+def asked(app, monkeypatch):
+    """The questions that were asked; the answers are the items of `.answers`."""
+
+    class Asked(list):
+        answers = ()
+
+    questions = Asked()
+
+    def answer(text, *args, **kwargs):
+        questions.append(text)
+        return questions.answers[len(questions) - 1]
+
+    monkeypatch.setattr(type(slicer.app), "testingEnabled", lambda self: False)
+    monkeypatch.setattr(slicer.util, "confirmYesNoDisplay", answer)
+    return questions
+
+
+def test_it_asks_before_slicer_quits_and_stops_in_good_order(models, worker, images, window, asked, monkeypatch):
+    monkeypatch.setenv("STAND_IN_EPOCH_S", "0.05")
+    asked.answers = (False, True)
+    adaptation = started(worker, images, epochs=500)
+    assert not window.close()
+    assert window.visible
+    assert adaptation.state == RUNNING  # the user wants it to go on
+    assert not window.close()
+    assert adaptation.state == CANCELLING
+    assert not window.close()  # asked only once
+    assert window.visible
+    until(lambda: not window.visible)  # closes by itself, once all is saved
+    assert adaptation.state == CANCELLED
+    assert len(unfinished()) == 1
+    assert len(asked) == 2
+    assert "can be continued" in asked[0]
+
+
+def test_nothing_is_asked_after_it_has_ended(models, worker, images, window, asked):
+    adaptation = Adaptation(Request("ours", folder=images, epochs=1))
+    adaptation.start(worker)
+    adaptation.wait()
+    assert window.close()
+    assert asked == []
+
+
+def test_where_nobody_can_be_asked_it_stops_by_itself(models, worker, images, monkeypatch):
+    """`slicer.app.quit()`, scripts without a window, the end of the session."""
+    monkeypatch.setenv("STAND_IN_EPOCH_S", "0.05")
+    adaptation = started(worker, images, epochs=500)
+    number = adaptation._job._process.processId()
+    slicer.app.aboutToQuit.emit()
+    assert adaptation.state == CANCELLED
+    with pytest.raises(ProcessLookupError):
+        os.kill(number, 0)
+    assert len(unfinished()) == 1
+    slicer.app.aboutToQuit.emit()  # it no longer listens
+
+
+def test_long_runs_keep_their_copies(models, worker, volumes, monkeypatch):
+    """The next analysis clears away what an earlier Slicer has left over a day before; this is not left over."""
+    monkeypatch.setenv("STAND_IN_EPOCH_S", "0.05")
+    monkeypatch.setattr(adapting, "LOOK_EVERY_S", 0.0)
+    adaptation = Adaptation(Request("ours", volumes=(volumes[0].GetID(),), epochs=100))
+    adaptation.start(worker)
+    until(lambda: any((one.epoch or 0) >= 1 for one in unfinished()))
+    (folder,) = copies()
+    os.utime(folder, (0, 0))
+    until(lambda: folder.stat().st_mtime > 0)
+    adaptation.stop()
+    until(lambda: adaptation.ended)
