@@ -1,8 +1,10 @@
 """Draws the README's pictures of the module: the real panel, the real views, the bundled phantom. `make screenshots`.
 
 Slicer itself is not needed and not shown: the widgets are the bench's, the slice views and the chart are Slicer's own.
+`python Testing/screenshots.py adapt` draws only the picture of an adaptation, which lasts the longest.
 """
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -18,9 +20,23 @@ import slicer  # isort: skip
 
 OUT = Path(__file__).resolve().parents[1] / "Resources" / "Screenshots"
 PANEL, SAGITTAL, AXIAL, CHART = (460, 850), (480, 850), (660, 350), (660, 500)  # px
+ADAPT_PANEL, ADAPT_CHART, ADAPT_EPOCHS = (460, 640), (660, 640), 60
+NECKS = 8  # simulated ones to adapt to
 
 
-def main():
+def main(names=("panel", "adapt")):
+    if "panel" in names:
+        draw_analysis()
+    if "adapt" in names:
+        draw_adaptation()
+    for path in sorted(OUT.glob("panel-*.png")):
+        if "panel" in names or path.stem == "panel-adapt":
+            Image.open(path).save(path, optimize=True)
+            print(path)
+
+
+def draw_analysis():
+    """The panel when opened, while it runs, cancelled, with an error, and with results."""
     with tempfile.TemporaryDirectory() as folder:
         host = Host(Path(folder))
         install(host, Path(folder))
@@ -44,13 +60,48 @@ def main():
         _screen(panel, host, Path(folder)).save(OUT / "panel-result.png", optimize=True)
         panel.cleanup()
         host.close()
-    for path in sorted(OUT.glob("panel-*.png")):
-        Image.open(path).save(path, optimize=True)
-        print(path)
+
+
+def draw_adaptation():
+    """The section Adapt while a model is adapted to simulated necks by the real worker, and its curves."""
+    from U2ADLib.simulation.labelled import labelled_phantom, write_labelled
+    from U2ADLib.simulation.phantom import phantom_config, simulate_phantom
+
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        os.environ["U2AD_MODELS"] = str(folder / "models")
+        for seed in range(NECKS):
+            made = labelled_phantom(simulate_phantom(phantom_config("clinical", seed, [], []), seed))
+            write_labelled(made, folder / "T2w_neck", f"sub-{seed}", overwrite=False)
+        host = Host(folder)
+        install(host, folder)
+        panel = _open(fixtures._load_scripted_module(host, fixtures.MODULE_FOLDER / "U2AD.py"))
+        ui = panel.ui
+        for section in (ui.inputSection, ui.resultsSection):
+            section.collapsed = True
+        ui.adaptSection.collapsed = False
+        ui.adaptFolder.directory = str(folder / "T2w_neck")
+        ui.adaptEpochs.value = ADAPT_EPOCHS
+        ui.adaptButton.click()
+        while panel.adapt.adaptation and ui.adaptProgress.value < 850:
+            slicer.app.processEvents()
+        paths = {name: folder / f"{name}.png" for name in ("panel", "chart")}
+        ui.adaptFolder.directory = "/data/T2w_neck"  # not the temporary one
+        fixtures.screenshot(panel, paths["panel"], ADAPT_PANEL)
+        plots.save_chart(panel.adapt.curves.node, paths["chart"], ADAPT_CHART)
+        screen = Image.new("RGB", (ADAPT_PANEL[0] + ADAPT_CHART[0], ADAPT_PANEL[1]))
+        screen.paste(Image.open(paths["panel"]).convert("RGB"), (0, 0))
+        screen.paste(Image.open(paths["chart"]).convert("RGB"), (ADAPT_PANEL[0], 0))
+        screen.save(OUT / "panel-adapt.png", optimize=True)
+        panel.adapt.stop()
+        while panel.adapt.adaptation:
+            slicer.app.processEvents()
+        panel.cleanup()
+        host.close()
 
 
 def _open(loaded):
-    parent = slicer.qMRMLWidget()
+    parent = fixtures.ModuleWidget()
     parent.setLayout(qt.QVBoxLayout())
     parent.setMRMLScene(slicer.mrmlScene)
     panel = loaded.U2ADWidget(parent)
@@ -102,4 +153,4 @@ def _screen(panel, host, folder):
 
 
 if __name__ == "__main__":
-    main()
+    main(*([sys.argv[1:]] if sys.argv[1:] else []))

@@ -79,19 +79,26 @@ def _load_scripted_module(host: Host, path: Path) -> types.ModuleType:
     return loaded
 
 
+class ModuleWidget(slicer.qMRMLWidget):
+    """What a panel lies in: of qSlicerAbstractModuleWidget's properties, the one that scripted modules ask for."""
+
+    isEntered = False
+
+
 @pytest.fixture
 def panel(load_module):
     """Function: the panel of `U2AD.py`, set up and entered, as in Slicer when the user opens the module."""
 
     def opened(path: Path = MODULE_FOLDER / "U2AD.py"):
         loaded = load_module(path)
-        parent = slicer.qMRMLWidget()
+        parent = ModuleWidget()
         parent.setLayout(qt.QVBoxLayout())
         parent.setMRMLScene(slicer.mrmlScene)
         widget = getattr(loaded, path.stem + "Widget")(parent)
         widget.setup()
         if hasattr(widget, "enter"):
             widget.enter()
+        parent.isEntered = True
         made.append(widget)
         return widget
 

@@ -112,7 +112,7 @@ class CurvesChart:
 def quantity_titles() -> dict[str, str]:
     """What can be drawn: column without its prefix → in words."""
     titles = (
-        _("Error of reconstruction (mean squared)"),
+        _("Error (mean squared)"),
         _("PSNR in dB (higher is better)"),
         _("SSIM (higher is better)"),
         _("Uncertainty (variance × 1000)"),

@@ -61,11 +61,10 @@ class CompareSection:
                 name=source
             )
         before, after = self._pair(entries)
-        ui.afterButton.visible = before is not None and after is not None
-        if ui.afterButton.visible:
-            shown = self._results.nodes
-            ui.afterButton.checked = not (shown and shown.run == before.run)
-            ui.afterButton.text = _("Shown: after") if ui.afterButton.checked else _("Shown: before")
+        both, shown = before is not None and after is not None, self._results.nodes
+        is_before = both and shown is not None and shown.run == before.run
+        ui.afterButton.visible, ui.afterButton.checked = both, not is_before
+        ui.afterButton.text = _("Shown: before") if is_before else _("Shown: after")
 
     def _pair(self, entries):
         """The newest results of the volume before and after; None where there are none."""

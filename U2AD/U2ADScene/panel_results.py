@@ -17,7 +17,7 @@ OVERLAYS = ("anomaly", "error", "uncertainty", "reconstruction", "")
 ROW_HEIGHT = 22  # px
 MOST_ROWS = 6  # of the table of findings; more are scrolled to
 LARGEST_SCORE = 1.0  # scores are mean errors of intensities 0–1
-FLAGGED, QUIET, FLAGGED_ROW, DOUBTFUL = "#b3541e", "#3c6e47", "#f6d9c4", "#f5e6a8"
+FLAGGED, QUIET, UNKNOWN, FLAGGED_ROW, DOUBTFUL = "#b3541e", "#3c6e47", "#5a5a5a", "#f6d9c4", "#f5e6a8"
 
 
 class ResultsSection:
@@ -139,7 +139,7 @@ class ResultsSection:
 
         ui, self._filling = self.ui, True
         flagged = bool(analysis.flagged) or analysis.patient_flagged
-        colour = FLAGGED if flagged else QUIET
+        colour = FLAGGED if flagged else QUIET if analysis.thresholds else UNKNOWN
         ui.verdictLabel.text = f'<b style="color:{colour}; font-size:large">{verdict(analysis)}</b>'
         notes = [
             _("Model {model}, {score}").format(

@@ -1,0 +1,457 @@
+"""Adapting a model in the panel, by clicks: with the real worker, and with a quick stand-in for it."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import qt
+import slicer
+import slicer.util
+
+from slicer_bench.adapting_worker import write_program
+from U2ADLib.errors import U2ADError
+from U2ADLib.package import read_card
+from U2ADLib.resources import resource
+from U2ADScene import adapting, results
+
+LEFT = qt.Qt.LeftButton
+SAMPLE = "sample_T2w.nii.gz"
+
+
+def click(button):
+    assert button.visible
+    qt.QTest.mouseClick(button, LEFT)
+
+
+def until(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        slicer.app.processEvents()
+
+
+def settle(widget):
+    until(lambda: not widget.running and not widget.adapt.adaptation)
+
+
+@pytest.fixture
+def opened(panel, app, tmp_path, monkeypatch):
+    """The panel with the section open, no models of the user's, and the stand-in for the worker."""
+    monkeypatch.setenv("U2AD_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("STAND_IN_LOG", str(tmp_path / "log"))
+    monkeypatch.setattr(adapting, "LOOK_EVERY_S", 0.0)
+    widget = panel()
+    widget.use_program(write_program(tmp_path / "python"))
+    widget.parent.resize(460, 1500)
+    widget.parent.show()
+    widget.ui.adaptSection.collapsed = False
+    qt.QApplication.processEvents()
+    return widget
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder with the sample."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "one.nii.gz").write_bytes(resource("Sample", SAMPLE).read_bytes())
+    return str(folder)
+
+
+def calls(tmp_path):
+    return [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+
+
+def fill_in(widget, images, epochs, name="ours"):
+    ui = widget.ui
+    ui.adaptFolder.directory = images
+    ui.adaptEpochs.value = epochs
+    ui.adaptName.text = name
+    if not ui.adaptFewCheckBox.checked:
+        click(ui.adaptFewCheckBox)
+
+
+# --- before
+
+
+def test_a_fresh_section(opened):
+    ui = opened.ui
+    assert ui.adaptEpochs.value == 200
+    assert ui.adaptModelSelector.currentText == "edgemae-first"
+    assert ui.adaptName.text == "edgemae-first-adapted"
+    assert ui.adaptFolder.visible
+    assert not ui.adaptVolumes.visible
+    for widget in (ui.UnfinishedLabel, ui.unfinishedSelector, ui.continueButton, ui.discardButton, ui.adaptProgress):
+        assert not widget.visible
+    assert not ui.compareButton.visible
+    assert not ui.curvesButton.enabled
+
+
+def test_what_is_missing_is_said_and_nothing_starts(opened, images):
+    ui = opened.ui
+    fill_in(opened, "/nowhere", 2)
+    click(ui.adaptButton)
+    assert "/nowhere" in ui.adaptStatus.text
+    fill_in(opened, images, 2, name="edgemae-first")
+    click(ui.adaptButton)
+    assert "already" in ui.adaptStatus.text
+    ui.adaptInputSelector.setCurrentIndex(1)
+    click(ui.adaptButton)
+    ui.adaptName.text = "ours"
+    click(ui.adaptButton)
+    assert "Choose the images" in ui.adaptStatus.text
+    assert opened.adapt.adaptation is None
+    assert ui.adaptButton.text == "Adapt"
+
+
+# --- the real worker
+
+
+def test_from_images_to_a_chosen_model_and_before_and_after(opened, images):
+    """The whole way, with the real worker: adapt, be chosen, analyse with both, switch."""
+    ui = opened.ui
+    opened.use_program(sys.executable)
+    fill_in(opened, images, 2)
+    click(ui.adaptButton)
+    assert ui.adaptButton.text == "Stop"
+    assert ui.adaptProgress.visible
+    assert not ui.adaptName.enabled
+    settle(opened)
+    assert ui.adaptStatus.text == "Done. The model ours is chosen above."
+    assert ui.modelSelector.currentData == "ours"
+    assert "Adapted from edgemae-first to 3 slices of 1 people." in ui.modelCard.text
+    assert "nothing is flagged until thresholds are set" in ui.thresholdsLabel.text
+    assert ui.adaptButton.text == "Adapt"
+    assert ui.adaptName.text == "edgemae-first-adapted"  # free again
+
+    click(ui.sampleButton)
+    click(ui.compareButton)
+    settle(opened)
+    volume = ui.inputSelector.currentNode()
+    before, after = results.find(volume)
+    made = [opened.logic.analyses.of(one).provenance["model"]["name"] for one in (before, after)]
+    assert made == ["edgemae-first", "ours"]
+    assert ui.afterButton.text == "Shown: after"
+    assert ui.afterButton.checked
+    assert "Nothing is flagged" in ui.verdictLabel.text
+    assert "no thresholds" in ui.notesLabel.text
+    assert [ui.segmentsTable.item(r, 2).text() for r in range(7)] == 7 * [""]
+    assert float(ui.segmentsTable.item(2, 1).text()) > 0.1  # but there are scores
+    yellow = slicer.mrmlScene.GetSingletonNode("Yellow", "vtkMRMLSliceCompositeNode")
+    view = slicer.mrmlScene.GetSingletonNode("Yellow", "vtkMRMLSliceNode")
+    place = slicer.util.arrayFromVTKMatrix(view.GetSliceToRAS())
+    for shown, other, text, words in (
+        (before, after, "Shown: before", "Flagged: C4-5, C6-7"),
+        (after, before, "Shown: after", "Nothing is flagged"),
+    ):
+        click(ui.afterButton)
+        assert ui.afterButton.text == text
+        assert words in ui.verdictLabel.text
+        assert yellow.GetForegroundVolumeID() == shown["anomaly"].GetID()
+        assert shown.segmentation.GetDisplayNode().GetVisibility()
+        assert not other.segmentation.GetDisplayNode().GetVisibility()
+        np.testing.assert_array_equal(slicer.util.arrayFromVTKMatrix(view.GetSliceToRAS()), place)
+    click(ui.afterButton)
+    opened.parent.hide()  # as for another module
+    opened.exit()
+    opened.enter()
+    opened.parent.show()
+    assert ui.afterButton.text == "Shown: before"  # what was shown is shown again
+    assert not ui.afterButton.checked
+    click(ui.compareButton)  # nothing is computed again
+    assert not opened.running
+    assert ui.afterButton.text == "Shown: after"
+    assert len(results.find(volume)) == 2
+
+
+def test_the_real_worker_is_stopped_and_continued(opened, images, tmp_path):
+    ui = opened.ui
+    opened.use_program(sys.executable)
+    fill_in(opened, images, 30)
+    click(ui.adaptButton)
+    until(lambda: any((one.epoch or 0) >= 1 for one in adapting.unfinished()))
+    click(ui.adaptButton)
+    assert ui.adaptStatus.text == "Stopping…"
+    assert not ui.adaptButton.enabled
+    settle(opened)
+    assert "of 30 is kept: it can be continued" in ui.adaptStatus.text
+    (left,) = adapting.unfinished()
+    assert ui.unfinishedSelector.currentText == f"ours ({left.epoch} of 30 epochs)"
+    click(ui.continueButton)
+    until(lambda: opened.adapt.curves.columns["epoch"][-1] > left.epoch)
+    assert opened.adapt.curves.columns["epoch"] == list(range(int(opened.adapt.curves.columns["epoch"][-1]) + 1))
+    click(ui.adaptButton)
+    settle(opened)
+
+
+# --- the stand-in
+
+
+def test_progress_and_curves(opened, images, monkeypatch):
+    monkeypatch.setenv("STAND_IN_EPOCH_S", "0.05")
+    ui, bar, said, points = opened.ui, [], set(), set()
+    fill_in(opened, images, 12)
+    click(ui.adaptButton)
+    selection = slicer.app.applicationLogic().GetSelectionNode()
+    assert selection.GetActivePlotChartID() == opened.adapt.curves.node.GetID()
+    assert "no epoch is done yet" in opened.adapt.curves.node.GetTitle()
+    while opened.adapt.adaptation:
+        slicer.app.processEvents()
+        bar.append(ui.adaptProgress.value)
+        said.add(ui.adaptStatus.text)
+        points.add(len(opened.adapt.curves.columns.get("epoch", ())))
+    assert bar == sorted(bar)
+    assert bar[-1] >= 990
+    assert any("EU stage" in text and "%" in text and "left" in text for text in said)
+    assert any("AU stage" in text for text in said)
+    assert len(points) > 3  # it grew while it ran
+    assert "no epoch" not in opened.adapt.curves.node.GetTitle()
+    ui.curvesSelector.setCurrentIndex(2)
+    assert "SSIM" in opened.adapt.curves.node.GetYAxisTitle()
+
+
+def test_it_goes_on_while_the_panel_is_left_and_the_scene_closed(opened, images, monkeypatch):
+    monkeypatch.setenv("STAND_IN_EPOCH_S", "0.05")
+    fill_in(opened, images, 12)
+    click(opened.ui.adaptButton)
+    opened.exit()
+    until(lambda: len(opened.adapt.curves.columns.get("epoch", ())) > 2)
+    slicer.mrmlScene.Clear(0)
+    opened.enter()
+    assert opened.adapt.adaptation is not None
+    click(opened.ui.curvesButton)  # the chart went with the scene
+    assert opened.adapt.curves.node is not None
+    settle(opened)
+    assert opened.ui.modelSelector.currentData == "ours"
+
+
+def test_an_analysis_can_be_made_meanwhile(opened, images, monkeypatch, tmp_path):
+    monkeypatch.setenv("STAND_IN_EPOCH_S", "0.2")
+    ui = opened.ui
+    fill_in(opened, images, 1000)
+    click(ui.adaptButton)
+    opened.use_program(sys.executable)
+    click(ui.sampleButton)
+    click(ui.applyButton)
+    until(lambda: not opened.running)
+    assert "Flagged: C4-5, C6-7" in ui.verdictLabel.text
+    assert opened.adapt.adaptation is not None
+    selection = slicer.app.applicationLogic().GetSelectionNode()
+    assert selection.GetActivePlotChartID() == opened.results.nodes.chart.GetID()
+    click(ui.curvesButton)
+    assert selection.GetActivePlotChartID() == opened.adapt.curves.node.GetID()
+    click(ui.adaptButton)
+    settle(opened)
+
+
+def test_volumes_of_the_scene(opened, tmp_path):
+    ui = opened.ui
+    ui.adaptInputSelector.setCurrentIndex(1)
+    for k in range(3):
+        slicer.util.addVolumeFromArray(np.zeros((3, 8, 8), np.int16), name=f"volume {k}")
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
+    opened.adapt.fill_volumes()
+    names = [ui.adaptVolumes.item(k).text() for k in range(ui.adaptVolumes.count)]
+    assert names == ["volume 0", "volume 1", "volume 2"]
+    for k in (0, 2):
+        where = ui.adaptVolumes.visualItemRect(ui.adaptVolumes.item(k))
+        where = qt.QPoint(where.left() + 10, where.center().y())  # the box to tick
+        qt.QTest.mouseClick(ui.adaptVolumes.viewport(), LEFT, qt.Qt.NoModifier, where)
+    slicer.mrmlScene.RemoveNode(slicer.mrmlScene.GetFirstNodeByName("volume 1"))
+    assert len(opened.adapt.ticked()) == 2  # the ticks stay with their volumes
+    ui.adaptEpochs.value, ui.adaptName.text = 2, "ours"
+    click(ui.adaptButton)
+    settle(opened)
+    (call,) = calls(tmp_path)
+    assert [name for name, _size in call["images"]] == ["volume-001.nrrd", "volume-002.nrrd"]
+    assert not list(Path(slicer.app.temporaryPath).glob("U2AD-*"))
+    assert ui.modelSelector.currentData == "ours"
+
+
+def test_errors_stand_in_the_section(opened, images, monkeypatch):
+    monkeypatch.setenv("STAND_IN_ERROR", "6 slices of 2 people can be used.")
+    fill_in(opened, images, 2)
+    click(opened.ui.adaptButton)
+    settle(opened)
+    assert "6 slices of 2 people can be used." in opened.ui.adaptStatus.text
+    assert "<b" in opened.ui.adaptStatus.text
+    assert opened.ui.adaptName.enabled
+    assert not opened.ui.continueButton.visible
+
+
+def stopped(widget, images, monkeypatch, name="ours"):
+    monkeypatch.setenv("STAND_IN_EPOCH_S", "0.05")
+    fill_in(widget, images, 40, name)
+    click(widget.ui.adaptButton)
+    until(lambda: any(one.name == name and (one.epoch or 0) >= 2 for one in adapting.unfinished()))
+    click(widget.ui.adaptButton)
+    settle(widget)
+
+
+def test_the_next_session_offers_what_was_left(opened, panel, images, monkeypatch, tmp_path):
+    stopped(opened, images, monkeypatch)
+    later = panel()  # as after a restart of Slicer
+    later.use_program(opened.adapt.program)
+    later.parent.resize(460, 1500)
+    later.parent.show()
+    later.ui.adaptSection.collapsed = False
+    qt.QApplication.processEvents()
+    assert later.ui.unfinishedSelector.currentData == "ours"
+    assert later.ui.adaptEpochs.value == 200
+    monkeypatch.setenv("STAND_IN_EPOCH_S", "0")
+    click(later.ui.continueButton)
+    assert later.ui.adaptEpochs.value == 40
+    settle(later)
+    assert later.ui.modelSelector.currentData == "ours"
+    first, second = calls(tmp_path)
+    assert first == second
+
+
+def test_volumes_are_continued_with_the_same_ones(opened, monkeypatch, tmp_path):
+    ui = opened.ui
+    monkeypatch.setenv("STAND_IN_EPOCH_S", "0.05")
+    ui.adaptInputSelector.setCurrentIndex(1)
+    for k in range(2):
+        slicer.util.addVolumeFromArray(np.zeros((3, 8, 8), np.int16), name=f"volume {k}")
+    opened.adapt.fill_volumes()
+    ui.adaptVolumes.item(1).setCheckState(qt.Qt.Checked)
+    ui.adaptEpochs.value, ui.adaptName.text = 40, "ours"
+    click(ui.adaptButton)
+    until(lambda: any((one.epoch or 0) >= 2 for one in adapting.unfinished()))
+    click(ui.adaptButton)
+    settle(opened)
+    ui.adaptVolumes.item(0).setCheckState(qt.Qt.Checked)  # something else was prepared
+    ui.adaptVolumes.item(1).setCheckState(qt.Qt.Unchecked)
+    ui.adaptInputSelector.setCurrentIndex(0)
+    monkeypatch.setenv("STAND_IN_EPOCH_S", "0")
+    click(ui.continueButton)
+    settle(opened)
+    first, second = calls(tmp_path)
+    assert first == second
+    assert ui.modelSelector.currentData == "ours"
+
+
+def test_one_of_several_is_chosen_with_its_settings_and_curves(opened, images, monkeypatch, tmp_path):
+    ui = opened.ui
+    stopped(opened, images, monkeypatch, "first")
+    stopped(opened, images, monkeypatch, "second")
+    ui.adaptEpochs.value = 7
+    ui.unfinishedSelector.setCurrentIndex(ui.unfinishedSelector.findData("first"))
+    assert ui.adaptEpochs.value == 40
+    assert opened.adapt.curves.columns == adapting.read_curves(tmp_path / "models" / "first")
+    ui.adaptName.text = "first"
+    click(ui.adaptButton)
+    assert "unfinished adaptation first" in ui.adaptStatus.text  # not begun again by mistake
+    asked = []
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, *more: asked.append(text) or True)
+    click(ui.discardButton)
+    assert "first" in asked[0]
+    assert [one.name for one in adapting.unfinished()] == ["second"]
+    assert ui.unfinishedSelector.count == 1
+
+
+def test_a_folder_that_was_moved(opened, images, monkeypatch, tmp_path):
+    stopped(opened, images, monkeypatch)
+    moved = tmp_path / "elsewhere"
+    Path(images).rename(moved)
+    ui = opened.ui
+    click(ui.continueButton)
+    assert images in ui.adaptStatus.text
+    ui.adaptFolder.directory = str(moved)
+    monkeypatch.setenv("STAND_IN_EPOCH_S", "0")
+    click(ui.continueButton)
+    settle(opened)
+    assert ui.modelSelector.currentData == "ours"
+
+
+def test_started_in_a_shell_and_continued_here(opened, images, tmp_path):
+    """What it was started with is not known; the number of epochs is."""
+    training = tmp_path / "models" / "ours" / "training"
+    training.mkdir(parents=True)
+    record = {"epoch": 1, "recipe": {"source": "x", "config": {"epochs": 3}}}
+    (training / "state.json").write_text(json.dumps(record))
+    opened.enter()
+    fill_in(opened, images, 200, name="another")
+    click(opened.ui.continueButton)
+    settle(opened)
+    (call,) = calls(tmp_path)
+    assert (call["--epochs"], call["--model"]) == ("3", "edgemae-first")
+    assert opened.ui.modelSelector.currentData == "ours"
+
+
+def test_without_the_source_model_there_is_no_before(opened, images, monkeypatch, tmp_path):
+    ui = opened.ui
+    fill_in(opened, images, 1)
+    click(ui.adaptButton)
+    settle(opened)
+    click(ui.sampleButton)
+    assert ui.compareButton.enabled
+    card = read_card(tmp_path / "models" / "ours")
+    card["lineage"][-1]["name"] = "gone"
+    (tmp_path / "models" / "ours" / "model.json").write_text(json.dumps(card))
+    opened.model.choose("ours")
+    assert not ui.compareButton.enabled
+    assert "gone" in ui.compareButton.toolTip
+    opened.model.choose("edgemae-first")
+    assert not ui.compareButton.visible
+
+
+def test_cancel_ends_both_runs_of_before_and_after(opened, images):
+    ui = opened.ui
+    fill_in(opened, images, 1)
+    click(ui.adaptButton)
+    settle(opened)
+    opened.use_program(sys.executable)
+    click(ui.sampleButton)
+    click(ui.compareButton)
+    assert ui.applyButton.text == "Cancel"
+    assert not ui.compareButton.enabled
+    click(ui.applyButton)
+    settle(opened)
+    assert "Cancelled" in ui.statusLabel.text
+    assert results.find(ui.inputSelector.currentNode()) == []
+    assert ui.compareButton.enabled
+    assert not ui.afterButton.visible
+
+
+def test_missing_packages_are_asked_for(opened, images, monkeypatch):
+    from U2ADScene import dependencies
+
+    wanted = dependencies.Requirement("torch", "2.2", "200 MB", "the network")
+    monkeypatch.setattr(dependencies, "missing", lambda: (wanted,))
+    monkeypatch.setattr(dependencies, "install", lambda wanted, confirm: False)
+    fill_in(opened, images, 1)
+    click(opened.ui.adaptButton)
+    assert opened.adapt.adaptation is None
+    assert opened.ui.adaptButton.text == "Adapt"
+
+
+def test_the_window_stays_usable(opened, images, monkeypatch):
+    """No turn of Slicer's event loop takes long while it runs."""
+    monkeypatch.setenv("STAND_IN_EPOCH_S", "0.01")
+    fill_in(opened, images, 60)
+    click(opened.ui.adaptButton)
+    turns = []
+    while opened.adapt.adaptation:
+        begun = time.thread_time()  # what other processes take is not ours
+        slicer.app.processEvents()
+        turns.append(time.thread_time() - begun)
+    assert sorted(turns)[-3] < 0.1  # the last one reads the list of models
+
+
+def test_the_console(opened, images, tmp_path):
+    logic, program, stages = opened.logic, opened.adapt.program, []
+    name = logic.adapt(
+        images, name="ours", epochs=2, few=True, program=program, progress=lambda *now: stages.append(now[0])
+    )
+    assert name == "ours"
+    assert read_card(tmp_path / "models" / "ours")["lineage"]
+    assert stages[-1] == "Adapting, AU stage"
+    volume = logic.loadSample()
+    adaptation = logic.adapt([volume], epochs=2, program=program, wait=False)
+    assert adaptation.wait() == "edgemae-first-adapted"
+    with pytest.raises(U2ADError, match="already"):
+        logic.adapt(volume, name="ours")
