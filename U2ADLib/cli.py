@@ -35,6 +35,7 @@ PACKAGES = {
     "safetensors": "safetensors",
 }
 RESEARCH_USE = "For research only; not a medical device."
+TRAINING_KEPT = "Cancelled. The training so far is kept; the same command goes on from there."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -291,8 +292,7 @@ def plant(options, console: Console) -> None:
 
 def pretrain(options, console: Console) -> None:
     """`u2ad pretrain`"""
-    kept = "Cancelled. The training so far is kept; the same command goes on from there."
-    with _cancellable(options, console, kept) as progress:
+    with _cancellable(options, console, TRAINING_KEPT) as progress:
         from .config import Architecture
         from .training.recipe import config_with, pretrain_from_folder
 
@@ -315,8 +315,7 @@ def pretrain(options, console: Console) -> None:
 
 def train_discriminator(options, console: Console) -> None:
     """`u2ad train-discriminator`"""
-    kept = "Cancelled. The training so far is kept; the same command goes on from there."
-    with _cancellable(options, console, kept) as progress:
+    with _cancellable(options, console, TRAINING_KEPT) as progress:
         from .training.discriminator import DiscriminatorConfig
         from .training.discriminator_recipe import discriminators_from_folder
 
@@ -410,8 +409,7 @@ def _threshold_lines(entries: list[dict]) -> list[str]:
 
 def train_region(options, console: Console) -> None:
     """`u2ad train-region`"""
-    kept = "Cancelled. The training so far is kept; the same command goes on from there."
-    with _cancellable(options, console, kept) as progress:
+    with _cancellable(options, console, TRAINING_KEPT) as progress:
         from .training.region import RegionTrainConfig
         from .training.region_recipe import train_region_from_folder
 

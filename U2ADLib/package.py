@@ -347,9 +347,14 @@ def install_model(source: Path, name: str | None = None) -> ModelEntry:
     return ModelEntry(name, target_folder / name, False, read_card(target_folder / name))
 
 
+def is_name(name: str) -> bool:
+    """Whether it is made of what a model's name may hold."""
+    return _NAME.fullmatch(name) is not None
+
+
 def check_new_name(name: str) -> None:
     """:raises ModelError: no model of the user's can have this name, or one has it."""
-    if not _NAME.fullmatch(name) or name == DEFAULT_MODEL:
+    if not is_name(name) or name == DEFAULT_MODEL:
         raise ModelError(f"{name!r} cannot be the name of a model: use letters, digits, '.', '_' and '-'.")
     if any(entry.name == name for entry in list_models()):
         raise ModelError(f"There is a model {name!r} already: remove it first, or give another name.")

@@ -21,7 +21,8 @@ numbered from the patient's right, from 0. Positions are mm along the cord from 
 - `research_use_only`: the statement. `format`: 1.
 - `patient`: {`score`, `flagged`}; `segments`: [{`name`, `number`, `score`, `flagged`, `start_mm`, `stop_mm`,
   `peak_mm`, `peak_slice`}] from head to feet. `flagged` is null where the model has no thresholds for the
-  choice of slices. Scores are mean anomalies across the cord, 0–1. `missing`: names of segments not covered.
+  choice of slices and the score. Scores are values of the AnoCurve, 0–1: mean anomalies across the cord ("paper"), or
+  the highest probability there ("default"). `missing`: names of segments not covered.
 - `thresholds`: null or {`segment`, `patient`, `slices` they hold for, `origin`: how they were set}.
 - `slices`: the analysed ones, [{`number`, `left_mm` from the slice with most cord (negative: right), `input_axis`,
   `input_index`: the input's own numbering, from 0}].

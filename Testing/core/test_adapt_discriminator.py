@@ -65,3 +65,18 @@ def test_they_go_on_from_the_models_own_and_leave_it_as_it_is(model, tmp_path):
         torch.testing.assert_close(value, before[name], atol=1e-4, rtol=0)
     for name, value in own.discriminators[0].state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_progress_runs_once_from_beginning_to_end(model, tmp_path):
+    torch.manual_seed(0)
+    own = replace(model, discriminators=(Discriminator(TINY).eval(), Discriminator(TINY).eval()))
+    config = DiscriminatorConfig(examples=50, steps=2, batch=4)
+    seen = []
+    adapt_discriminators(
+        own, own.network, made_slices(), tmp_path, config=config, phantoms=0,
+        progress=lambda stage, done, total: seen.append((stage, done / total)),
+    )  # fmt: skip
+    assert {stage for stage, _ in seen} == {"Adapting, score"}
+    parts = [part for _, part in seen]
+    assert parts == sorted(parts)
+    assert (parts[0], parts[-1]) == (0, 1)

@@ -8,4 +8,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from slicer_bench.availability import MISSING, pytest_pycollect_makemodule, pytest_terminal_summary  # noqa: F401
 
 if not MISSING:
-    from slicer_bench.fixtures import app, host, load_module, panel  # noqa: F401
+    import pytest
+
+    from slicer_bench.fixtures import app, click, host, load_module, panel, settle  # noqa: F401
+
+    @pytest.fixture
+    def analysed(opened):
+        """The sample, loaded and analysed by clicks in the panel that the test module opens."""
+        click(opened.ui.sampleButton)
+        click(opened.ui.applyButton)
+        settle(opened)
+        return opened

@@ -12,6 +12,7 @@ import slicer
 import slicer.util
 
 from slicer_bench.adapting_worker import write_program
+from slicer_bench.fixtures import click
 from U2ADLib.errors import U2ADError
 from U2ADLib.package import read_card
 from U2ADLib.resources import resource
@@ -19,11 +20,6 @@ from U2ADScene import adapting, results
 
 LEFT = qt.Qt.LeftButton
 SAMPLE = "sample_T2w.nii.gz"
-
-
-def click(button):
-    assert button.visible
-    qt.QTest.mouseClick(button, LEFT)
 
 
 def until(condition, seconds=120):

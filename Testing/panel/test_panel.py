@@ -10,22 +10,13 @@ import qt
 import slicer
 import slicer.util
 
+from slicer_bench.fixtures import click, settle
 from U2ADLib.batch import SUMMARY
 from U2ADLib.errors import InputError
 from U2ADLib.resources import resource
 from U2ADScene import dependencies, job, results, runs
 
 LEFT = qt.Qt.LeftButton
-
-
-def click(button):
-    qt.QTest.mouseClick(button, LEFT)
-
-
-def settle(widget):
-    """Let Slicer work until nothing runs."""
-    while widget.running or widget.batch.job:
-        slicer.app.processEvents()
 
 
 def nodes_in_scene():
@@ -41,15 +32,6 @@ def opened(panel, app):
     widget.parent.show()
     qt.QApplication.processEvents()
     return widget
-
-
-@pytest.fixture
-def analysed(opened):
-    """The sample, loaded and analysed by clicks."""
-    click(opened.ui.sampleButton)
-    click(opened.ui.applyButton)
-    settle(opened)
-    return opened
 
 
 def program(tmp_path, code):

@@ -11,21 +11,13 @@ import qt
 import slicer
 import slicer.util
 
+from slicer_bench.fixtures import click, settle
 from U2ADLib.errors import U2ADError
 from U2ADLib.package import find_model, read_card
 from U2ADScene import display, findings, runs
 
 LEFT = qt.Qt.LeftButton
 ALL = {"segment": 0.4, "patient": 0.5, "slices": "all", "origin": "made up", "score": "default"}
-
-
-def settle(widget):
-    while widget.running or widget.batch.job:
-        slicer.app.processEvents()
-
-
-def click(button):
-    qt.QTest.mouseClick(button, LEFT)
 
 
 def rows(table):
@@ -182,14 +174,6 @@ def test_folders_take_the_score_too(opened, monkeypatch):
 
 
 # --- findings
-
-
-@pytest.fixture
-def analysed(opened):
-    click(opened.ui.sampleButton)
-    click(opened.ui.applyButton)
-    settle(opened)
-    return opened
 
 
 def show_lesions(widget, *changes):

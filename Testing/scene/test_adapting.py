@@ -347,3 +347,11 @@ def test_long_runs_keep_their_copies(models, worker, volumes, monkeypatch):
     until(lambda: folder.stat().st_mtime > 0)
     adaptation.stop()
     until(lambda: adaptation.ended)
+
+
+def test_the_score_has_its_part_of_the_progress():
+    """The parts follow each other without a gap, with and without discriminators."""
+    for stages in (adapting.STAGES, adapting.STAGES_WITH_SCORE):
+        ends = [0.0, *(high for _, high in stages.values())]
+        assert [low for low, _ in stages.values()] == pytest.approx(ends[:-1])
+        assert ends[-1] == 1

@@ -108,6 +108,18 @@ def panel(load_module):
         widget.cleanup()
 
 
+def click(button) -> None:
+    """A real click on a button that can be seen."""
+    assert button.visible
+    qt.QTest.mouseClick(button, qt.Qt.LeftButton)
+
+
+def settle(panel) -> None:
+    """Let Slicer work until no analysis and no batch of the panel runs."""
+    while panel.running or panel.batch.job:
+        slicer.app.processEvents()
+
+
 def screenshot(widget, path, size: tuple[int, int] = (420, 900)) -> None:
     """Write a Qt widget (or a panel with `.parent`) as a PNG file of `size` (width, height) in pixels."""
     shown = widget if isinstance(widget, qt.QWidget) else widget.parent

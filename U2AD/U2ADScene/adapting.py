@@ -8,7 +8,6 @@ import csv
 import json
 import math
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -23,7 +22,7 @@ from slicer.i18n import tr as _
 
 from U2ADLib.errors import InputError, U2ADError, UsageError
 from U2ADLib.io import write_volume
-from U2ADLib.package import CARD, find_model, list_models, user_models_folder
+from U2ADLib.package import CARD, find_model, is_name, list_models, read_card, user_models_folder
 from U2ADLib.progress import StageClock
 
 from .inputs import volume_of
@@ -37,12 +36,14 @@ STAGES = {  # where in the whole each begins and ends; by the command's default 
     "Adapting, EU stage": (0.04, 0.76),
     "Adapting, AU stage": (0.76, 1.0),
 }
+# … where the model has discriminators, which are adapted after the network
+STAGES_WITH_SCORE = {stage: (0.75 * low, 0.75 * high) for stage, (low, high) in STAGES.items()}
+STAGES_WITH_SCORE["Adapting, score"] = (0.75, 1.0)
 READING = "Reading images"
 PATIENCE_MS = 60_000  # until a worker that should stop is ended by force; it looks up after every step
 PATIENCE_AT_EXIT_MS = 20_000  # when Slicer ends without having asked
 LOOK_EVERY_S = 1.0  # at the curves
 SETTINGS = "U2AD/adaptations/"  # of the application's settings
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PARTS = 1_000_000
 
 
@@ -85,7 +86,7 @@ class Unfinished:
 
 def checked(request: Request) -> Request:
     """The request with the model's own name. :raises U2ADError: it cannot be carried out, and why."""
-    if not _NAME.fullmatch(request.name):
+    if not is_name(request.name):
         raise UsageError(
             _("{name!r} cannot be the name of a model: use letters, digits, '.', '_' and '-'.").format(
                 name=request.name
@@ -213,7 +214,9 @@ class Adaptation:
         self._on_progress, self._on_state, self._on_curves = on_progress, on_state, on_curves
         self.error = ""
         self._before_job: str | None = READY  # the state, until the job has one
-        self._job = Job(self._progress, self._job_changed, stages=STAGES, patience_ms=PATIENCE_MS)
+        has_score = "discriminators" in read_card(find_model(self.request.model))
+        stages = STAGES_WITH_SCORE if has_score else STAGES
+        self._job = Job(self._progress, self._job_changed, stages=stages, patience_ms=PATIENCE_MS)
         self._clock, self._looked, self._curves_of = StageClock(), 0.0, None
         self._left: list[str] = []  # volumes still to be written
         self._images: list[Path] = []

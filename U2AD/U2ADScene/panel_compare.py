@@ -5,6 +5,8 @@ from dataclasses import replace
 
 from slicer.i18n import tr as _
 
+from U2ADLib.package import weights_sha256
+
 from . import results
 from .panel_model import ModelSection, scores_of, source_of
 from .panel_results import ResultsSection
@@ -74,7 +76,7 @@ class CompareSection:
         runs = results.find(volume)[::-1]
         pair = []
         for entry, settings in zip(entries, self._settings(entries), strict=True):
-            weights = entry.card["weights"]["sha256"]
+            weights = weights_sha256(entry.card)
             pair.append(next((one for one in runs if made_with(one, settings, weights)), None))
         return pair
 

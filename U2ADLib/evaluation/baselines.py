@@ -8,14 +8,13 @@ network.
 from collections.abc import Callable
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 from ..anomaly import erode
+from ..scoring.gain import smooth_inside
 
 Baseline = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 LOCAL_ROWS = 25  # half of the window of `local_robust_z`
-SMOOTHING_PX = 1.0
 _MAD_TO_SIGMA = 1.4826
 
 
@@ -33,7 +32,7 @@ def robust_z(image: np.ndarray, cord: np.ndarray) -> np.ndarray:
 def global_difference(image: np.ndarray, cord: np.ndarray) -> np.ndarray:
     """|x / median − 1| of the cord eroded by 1 px, smoothed by a Gaussian of 1 px that stays inside."""
     inner = erode(cord, 1)
-    return _smooth(np.abs(image / np.median(image[inner]) - 1), inner)
+    return smooth_inside(np.abs(image / np.median(image[inner]) - 1), inner)
 
 
 def local_robust_z(image: np.ndarray, cord: np.ndarray) -> np.ndarray:
@@ -43,7 +42,7 @@ def local_robust_z(image: np.ndarray, cord: np.ndarray) -> np.ndarray:
     for row in np.flatnonzero(inner.any(axis=1)):
         window = slice(max(0, row - LOCAL_ROWS), row + LOCAL_ROWS + 1)
         scores[row] = _z(image[row], image[window][inner[window]], floor=0.02)
-    return _smooth(np.maximum(scores, 0), inner)
+    return smooth_inside(np.maximum(scores, 0), inner)
 
 
 BASELINES: dict[str, Baseline] = {
@@ -56,17 +55,10 @@ BASELINES: dict[str, Baseline] = {
 
 def signed_residual(image: np.ndarray, mean: np.ndarray, cord: np.ndarray) -> np.ndarray:
     """x − μ where it is positive, inside the cord eroded by 1 px, smoothed: T2 *hyper*intensity is bright."""
-    return _smooth(np.maximum(image - mean, 0), erode(cord, 1))
+    return smooth_inside(np.maximum(image - mean, 0), erode(cord, 1))
 
 
 def _z(values, reference, floor=0.0):
     median = np.median(reference)
     spread = _MAD_TO_SIGMA * np.median(np.abs(reference - median)) + floor * median
     return (values - median) / max(spread, 1e-9)
-
-
-def _smooth(values, inside):
-    """Gaussian normalised inside the mask: nothing enters from outside and the border does not fade."""
-    weight = gaussian_filter(inside.astype(float), SMOOTHING_PX)
-    total = gaussian_filter(np.where(inside, values, 0).astype(float), SMOOTHING_PX)
-    return np.where(inside, total / np.maximum(weight, 1e-6), 0)

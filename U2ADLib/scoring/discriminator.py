@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-CHANNELS = ("gain", "inside", "depth", "inpainted", "rebuilt", "uncertainty")
+CHANNELS = ("gain", "inside", "depth", "rebuilt", "uncertainty")  # see `channels.channels`
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """What speaks for a lesion at each pixel, under the score in use.
 
 "paper": the error of the Monte Carlo reconstruction. "default": the probability that the discriminators give, averaged
-over their trainings and over left and right, smoothed, and weighed together with that of the neighbouring slices: a
-lesion is three-dimensional, noise is not.
+over their trainings and over left and right, and smoothed. It can be weighed together with that of the neighbouring
+slices (`ScoreConfig.neighbours_mm`), which found no more on simulated necks and is off.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from ..config import ScoreConfig
 from ..progress import Progress, no_progress
 from ..reconstruction import Reconstruction
 from .channels import channels
-from .gain import smooth_inside
+from .gain import local_gain_difference, smooth_inside
 from .strip import WIDTH, Strip
 
 SMOOTHING_PX = 0.8
@@ -125,6 +125,6 @@ def gain_maps(images: np.ndarray, cords: np.ndarray) -> np.ndarray:
     """(S, H, W): local-gain difference, smoothed inside the cord less 1 px."""
     inner = erode(cords, 1)
     return np.stack([
-        smooth_inside(channels(image, cord)["gain"], inside)
+        smooth_inside(local_gain_difference(image, cord), inside)
         for image, cord, inside in zip(images, cords, inner, strict=True)
     ]).astype(np.float32)  # fmt: skip

@@ -45,6 +45,24 @@ class Drift:
 
 
 @dataclass(frozen=True)
+class CoilEdge:
+    """Brighter or darker towards one end of the cord: times 1 + height · exp(−rows from that end / length)."""
+
+    height: float
+    length: float
+    upper: bool
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> "CoilEdge":
+        return cls(rng.uniform(-0.5, 0.5), rng.uniform(4, 25), bool(rng.random() < 0.5))
+
+    def apply(self, image, cord):
+        rows = np.flatnonzero(cord.any(1))
+        away = np.arange(len(image)) - rows[0] if self.upper else rows[-1] - np.arange(len(image))
+        return image * (1 + self.height * np.exp(-np.maximum(away, 0) / self.length))[:, None]
+
+
+@dataclass(frozen=True)
 class CoilBumps:
     """One to three broad bumps of brightness along the neck. bumps: (height, centre in mm, width in mm)."""
 
@@ -234,7 +252,7 @@ class FollowedEdge:
         return mask
 
 
-PictureChange = Drift | CoilBumps | Noise | Blur | Coarse | FlowVoids | MotionGhost | CentralCanal
+PictureChange = Drift | CoilEdge | CoilBumps | Noise | Blur | Coarse | FlowVoids | MotionGhost | CentralCanal
 MaskChange = MaskError | FollowedEdge
 
 # ------------------------------------------------------------------------------------------------------- together

@@ -24,6 +24,8 @@ from .discriminator import DiscriminatorConfig, train_discriminator
 from .guidance import anomalous
 from .phantoms import phantom_slices
 
+STAGE = "Adapting, score"
+PARTS = 1000
 SUSPICIOUS = 0.3  # probability from which a pixel may be a lesion
 MARGIN_PX = 1  # around them
 # The discriminators know most of it already.
@@ -48,12 +50,13 @@ def adapt_discriminators(
     :param network: the adapted EdgeMAE: its AU says what is left out.
     :param folder: gets the training state of each; a run that was stopped goes on from there.
     """
-    unknown = may_be_lesions(model, network, slices, device=device, progress=progress)
+    count = len(model.discriminators)
+    unknown = may_be_lesions(model, network, slices, device=device, progress=_within(progress, 0, count))
     share = unknown[slices.cords].mean()
-    say(f"Adapting {len(model.discriminators)} discriminators; {share:.0%} of the cord may be lesions: left out.")
+    say(f"Adapting {count} discriminators; {share:.0%} of the cord may be lesions: left out.")
     mixed = slices
     if phantoms:
-        mixed = concatenate([slices, phantom_slices(phantoms, config.seed, folder, progress)])
+        mixed = concatenate([slices, phantom_slices(phantoms, config.seed, folder, _within(progress, 0, count))])
         unknown = np.concatenate([unknown, np.zeros((len(mixed) - len(slices), *unknown.shape[1:]), bool)])
     adapted = []
     for k, discriminator in enumerate(model.discriminators):
@@ -66,11 +69,22 @@ def adapt_discriminators(
             unknown=unknown,
             start=discriminator,
             device=device,
-            progress=progress,
+            progress=_within(progress, k, count),
             say=say,
         )
         adapted.append(one)
     return tuple(adapted)
+
+
+def _within(progress, number, count):
+    """Progress of the whole, of which the adaptation of a discriminator is one of `count` parts: examples, training."""
+
+    def report(stage, done, total):
+        part = {"Examples": 0.0, "Training": 0.5}.get(stage)
+        done = 0.0 if part is None else part + 0.5 * done / max(total, 1)  # what comes before takes little
+        progress(STAGE, round(PARTS * (number + done)), PARTS * count)
+
+    return report
 
 
 def may_be_lesions(

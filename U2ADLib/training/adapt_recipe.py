@@ -23,7 +23,7 @@ from ..roi.region import analysed_slices, without_sides
 from ..roi.source import prepare
 from .adapt import QUALITY, AdaptConfig, adapt
 from .adapt_discriminator import ADAPT_DISCRIMINATOR, PHANTOMS, adapt_discriminators
-from .data import SliceSet
+from .data import SliceSet, concatenate
 from .team import joined
 
 FEWEST_SLICES, FEWEST_PEOPLE = 20, 3
@@ -179,8 +179,7 @@ def _scans(cases, source: Model, region_model, device, progress: Progress, say) 
     progress("Reading images", len(cases), len(cases))
     if not parts:
         return _Scans(None, used, left_out)
-    joint = (np.concatenate([getattr(part, name) for part in parts]) for name in SliceSet.__dataclass_fields__)
-    return _Scans(SliceSet(*joint), used, left_out)
+    return _Scans(concatenate(parts), used, left_out)
 
 
 def _slices_of(case: Case, source: Model, finder, device, tick, say) -> tuple[SliceSet, str, list[str]]:

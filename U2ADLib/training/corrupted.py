@@ -1,4 +1,4 @@
-"""Healthy slices, moved, corrupted and degraded: what inpainting and the discriminator learn from."""
+"""Healthy slices, moved, corrupted and degraded: what the discriminator learns from."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 from scipy.ndimage import affine_transform, gaussian_filter
 
 from ..simulation.corrupt import corrupt
-from ..simulation.degrade import Blur, CentralCanal, Degradation, Drift, MaskError, MotionGhost, Noise
+from ..simulation.degrade import Blur, CentralCanal, CoilEdge, Degradation, Drift, MaskError, MotionGhost, Noise
 from .data import SliceSet
 
 WINDOW = (160, 96)  # rows and columns cut around the cord before anything is computed
@@ -86,27 +86,13 @@ def draw_example(
     if happens("drift"):
         picture.append(Drift.draw(rng))
     if happens("edge"):
-        picture.append(_Edge(rng.uniform(-0.5, 0.5), rng.uniform(4, 25), bool(rng.random() < 0.5)))
+        picture.append(CoilEdge.draw(rng))
     if happens("noise"):
         picture.append(Noise.draw(rng))
     mask_error = MaskError.draw(rng) if happens("mask_error") else MaskError("none")
     image, given = Degradation(tuple(picture), mask_error).apply(image, cord, healthy)
     top = max(np.percentile(image, 99.8), 1e-6)
     return Example(np.clip(image / top, 0, 1).astype(np.float32), given, corrupted, doubtful & ~corrupted)
-
-
-@dataclass(frozen=True)
-class _Edge:
-    """Brightness times 1 + height · exp(−rows from one end of the cord / length)."""
-
-    height: float
-    length: float
-    upper: bool
-
-    def apply(self, image, cord):
-        rows = np.flatnonzero(cord.any(1))
-        away = np.arange(len(image)) - rows[0] if self.upper else rows[-1] - np.arange(len(image))
-        return image * (1 + self.height * np.exp(-np.maximum(away, 0) / self.length))[:, None]
 
 
 def _window(planes, rng):

@@ -1,11 +1,15 @@
 """Slices to learn from, with the person each belongs to: train and validation never share a person."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..config import Preprocessing
-from ..errors import InputError
+from ..dataset import Case
+from ..errors import InputError, U2ADError
+from ..io import read_volume
+from ..roi.labels import read_cord
 from ..roi.region import analysed_slices
 from ..sagittal import standardise
 from ..volume import Volume
@@ -31,31 +35,45 @@ class SliceSet:
 
 def slices_of(volume: Volume, cord: np.ndarray, person: str, phantom=False, config=None) -> SliceSet:
     """The slices of one volume that show enough cord (rule "all"). `cord` is bool on the volume's grid."""
-    stack = standardise(volume, cord, config=config or Preprocessing())
-    cords = stack.grid.to_stack(cord, order=0) > 0
-    chosen = list(analysed_slices(cords, "all"))
-    n = len(chosen)
-    return SliceSet(
-        stack.images[chosen].astype(np.float16),
-        cords[chosen],
-        np.array([person] * n),
-        np.full(n, phantom),
-    )
+    return _slices_of(volume, cord, person, phantom, config)[0]
 
 
 def thick_and_thin(volume: Volume, cord: np.ndarray, person: str, phantom=False, config=None) -> SliceSet:
     """As `slices_of`; where slices are thin, each comes twice, the second time averaged with its neighbours to 3 mm."""
-    stack = standardise(volume, cord, config=config or Preprocessing())
-    cords = stack.grid.to_stack(cord, order=0) > 0
-    thin = slices_of(volume, cord, person, phantom, config)
+    thin, stack, chosen = _slices_of(volume, cord, person, phantom, config)
     reach = int(THICK_MM / stack.grid.slice_spacing_mm / 2)
     if reach == 0:
         return thin
-    averaged = [
-        stack.images[max(k - reach, 0) : k + reach + 1].mean(axis=0).astype(np.float16)
-        for k in analysed_slices(cords, "all")
-    ]
+    averaged = [stack.images[max(k - reach, 0) : k + reach + 1].mean(axis=0).astype(np.float16) for k in chosen]
     return concatenate([thin, replace(thin, images=np.stack(averaged))])
+
+
+def _slices_of(volume, cord, person, phantom, config):
+    """The set, the stack it is from, and the slices' numbers there."""
+    stack = standardise(volume, cord, config=config or Preprocessing())
+    cords = stack.grid.to_stack(cord, order=0) > 0
+    chosen = list(analysed_slices(cords, "all"))
+    n = len(chosen)
+    people, phantoms = np.array([person] * n), np.full(n, phantom)
+    return SliceSet(stack.images[chosen].astype(np.float16), cords[chosen], people, phantoms), stack, chosen
+
+
+def slices_of_cases(
+    cases: Sequence[Case], say: Callable[[str], None], slices: Callable[..., SliceSet] = slices_of
+) -> tuple[list[SliceSet], list[str]]:
+    """Slices of the cases that can be used, and their people; the others are named.
+
+    :param slices: `slices_of` or `thick_and_thin`.
+    """
+    sets, people = [], []
+    for case in cases:
+        try:
+            volume = read_volume(case.image)
+            sets.append(slices(volume, read_cord(volume, read_volume(case.cord)).array, case.person))
+            people.append(case.person)
+        except U2ADError as error:
+            say(f"{case.id} is left out: {error}")
+    return sets, sorted(set(people))
 
 
 def concatenate(sets: list[SliceSet]) -> SliceSet:

@@ -28,6 +28,7 @@ from ..scoring.strip import WIDTH, Strip
 from .checkpoint import network_tensors, resume, save_state, with_prefix
 from .corrupted import WINDOW, CorruptionConfig, Example, draw_example
 from .data import SliceSet, sampling_weights
+from .step import fingerprint, set_rate, warm_up
 
 REBUILT = ("rebuilt", "uncertainty")  # channels that need a reconstruction
 SHOWN_PIXELS = 8  # the most suspicious ones speak for their slice
@@ -77,15 +78,17 @@ def train_discriminator(
     """
     architecture, config = architecture or DiscriminatorArchitecture(), config or DiscriminatorConfig()
     device = torch.device(device)
-    torch.manual_seed(config.seed)
-    student = Discriminator(architecture).to(device)
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+        torch.manual_seed(config.seed)
+        student = Discriminator(architecture)
+    student.to(device)
     if start is not None:
         student.load_state_dict(start.state_dict())
     optimiser = torch.optim.AdamW(student.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     recipe = {
         "architecture": {name: list(values) for name, values in asdict(architecture).items()},
         "config": asdict(config),
-        "data": {"slices": len(train), "sha256": sha256(train.images.tobytes()).hexdigest()},
+        "data": fingerprint(train),
         "unknown": None if unknown is None else sha256(np.packbits(unknown).tobytes()).hexdigest(),
         "start": None if start is None else _checksum(start),
     }
@@ -104,9 +107,8 @@ def train_discriminator(
         student.train()
         for step in range(round_ * config.steps, (round_ + 1) * config.steps):
             progress("Training", step, total)
-            for group in optimiser.param_groups:
-                warm = min(1.0, (step + 1) / config.warmup_steps)
-                group["lr"] = config.learning_rate * warm * 0.5 * (1 + np.cos(np.pi * step / total))
+            fallen = 0.5 * (1 + np.cos(np.pi * step / total))
+            set_rate(optimiser, config.learning_rate * warm_up(step, config.warmup_steps) * fallen)
             chosen = torch.from_numpy(rng.choice(len(inputs), config.batch)).to(device)
             losses = discriminator_loss(student, inputs[chosen].float(), targets[chosen].float(), config)
             optimiser.zero_grad(set_to_none=True)

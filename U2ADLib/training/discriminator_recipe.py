@@ -5,15 +5,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..config import ScoreConfig
-from ..dataset import Case, find_cases
+from ..dataset import find_cases
 from ..device import choose_device, describe
-from ..errors import InputError, U2ADError
-from ..io import read_volume
+from ..errors import InputError
 from ..package import load_model, save_model
 from ..progress import Progress, no_progress
-from ..roi.labels import read_cord
 from ..scoring.discriminator import DiscriminatorArchitecture
-from .data import SliceSet, concatenate, thick_and_thin
+from .data import concatenate, slices_of_cases, thick_and_thin
 from .discriminator import DiscriminatorConfig, train_discriminator
 from .phantoms import TRAINING_SEEDS, phantom_slices
 
@@ -54,7 +52,7 @@ def discriminators_from_folder(
     cases = [case for case in find_cases(data) if case.cord is not None]
     if unknown := set(held_out) - {case.person for case in cases}:
         raise InputError(f"{data} has no image with a cord mask of {', '.join(sorted(unknown))}.")
-    sets, people = _slices([case for case in cases if case.person not in held_out], source, say)
+    sets, people = slices_of_cases([case for case in cases if case.person not in held_out], say, thick_and_thin)
     if phantoms:
         sets.append(phantom_slices(phantoms, config.seed, out / "training", progress))
     learnt = concatenate(sets)
@@ -94,17 +92,3 @@ def discriminators_from_folder(
     }
     save_model(out, source.network, card, discriminators=trained)
     return out
-
-
-def _slices(cases: list[Case], model, say) -> tuple[list[SliceSet], list[str]]:
-    """Slices of the cases that can be used, and their people; the others are named."""
-    sets, people = [], []
-    for case in cases:
-        try:
-            volume = read_volume(case.image)
-            cord = read_cord(volume, read_volume(case.cord)).array
-            sets.append(thick_and_thin(volume, cord, case.person, config=model.preprocessing))
-            people.append(case.person)
-        except U2ADError as error:
-            say(f"{case.id} is left out: {error}")
-    return sets, sorted(set(people))

@@ -9,12 +9,10 @@ import numpy as np
 from ..config import Architecture, MonteCarloConfig, Preprocessing, ScoreConfig
 from ..dataset import Case, find_cases
 from ..device import choose_device, describe
-from ..errors import InputError, U2ADError
-from ..io import read_volume
+from ..errors import InputError
 from ..package import load_model, save_model, update_card
 from ..progress import Progress, no_progress
-from ..roi.labels import read_cord
-from .data import SliceSet, concatenate, slices_of
+from .data import concatenate, slices_of_cases
 from .phantoms import TRAINING_SEEDS, phantom_slices
 from .pretrain import PretrainConfig, pretrain
 from .thresholds import check_phantoms, phantom_thresholds
@@ -64,8 +62,8 @@ def pretrain_from_folder(
     if both := wanted & held_out_people:
         raise InputError(f"{', '.join(sorted(both))} would train and validate: name them on one side only.")
     train_cases = [case for case in cases if case.person in wanted]
-    train, used = _slices(train_cases, say)
-    held, held_used = _slices(held_out, say)
+    train, used = slices_of_cases(train_cases, say)
+    held, held_used = slices_of_cases(held_out, say)
     sets = list(train)
     if phantoms:
         sets.append(phantom_slices(phantoms, config.seed, out / "training", progress))
@@ -124,20 +122,6 @@ def _held_out_cases(cases: list[Case], validation, people, seed) -> list[Case]:
     count = max(1, round(HELD_OUT_SHARE * len(available)))
     drawn = set(np.random.default_rng(seed).choice(available, count, replace=False).tolist())
     return [case for case in cases if case.person in drawn]
-
-
-def _slices(cases: list[Case], say) -> tuple[list[SliceSet], list[str]]:
-    """Slices of the cases that can be used, and their people; the others are named."""
-    sets, people = [], []
-    for case in cases:
-        try:
-            volume = read_volume(case.image)
-            cord = read_cord(volume, read_volume(case.cord))
-            sets.append(slices_of(volume, cord.array, case.person))
-            people.append(case.person)
-        except U2ADError as error:
-            say(f"{case.id} is left out: {error}")
-    return sets, sorted(set(people))
 
 
 def config_with(config: PretrainConfig | None = None, **changes) -> PretrainConfig:
