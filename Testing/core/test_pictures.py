@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from made_analysis import CORD_COLUMNS, LESION_ROWS, THRESHOLDS, made_analysis
@@ -6,7 +8,7 @@ from skimage.color import rgb2lab
 
 from U2ADLib.pictures import analysis as of_analysis
 from U2ADLib.pictures import canvas, charts
-from U2ADLib.pictures.analysis import FLAGGED_BAND
+from U2ADLib.pictures.analysis import FLAGGED_BAND, curve_title, map_title
 from U2ADLib.pictures.canvas import BLUE, ORANGE, SKY, VERMILION, WHITE
 
 
@@ -212,3 +214,13 @@ def test_pictures_are_the_same_every_time_and_say_nothing_about_the_patient(monk
 
 def test_characters_that_the_font_lacks_are_replaced():
     assert canvas.text_width("2–4 × 10², ≥ 3 µm") == canvas.text_width("2-4 x 102, >= 3 um")
+
+
+def test_titles_say_which_score_it_is(monkeypatch):
+    analysis = made_analysis(monkeypatch)
+    assert map_title(analysis) == "Anomaly: |image - reconstruction|, image 0-1"
+    assert curve_title(analysis) == "Mean anomaly across the cord (image: 0-1)"
+    settings = {"evidence": "discriminator", "across": "max"}
+    default = replace(analysis, provenance={"configuration": {"score_settings": settings}})
+    assert map_title(default) == "Anomaly: probability of a change, 0-1"
+    assert curve_title(default) == "Highest probability across the cord (0-1)"

@@ -98,6 +98,24 @@ def anocurve_axes(analysis, canvas: Canvas) -> Axes:
     return Axes(canvas, _CURVE_BOX, (float(s[0]), float(s[-1])), (0.0, float(top) or 1.0))
 
 
+def map_title(analysis) -> str:
+    """What the anomaly map is, by the settings of the score in use."""
+    if _score_settings(analysis)["evidence"] == "discriminator":
+        return "Anomaly: probability of a change, 0-1"
+    return "Anomaly: |image - reconstruction|, image 0-1"
+
+
+def curve_title(analysis) -> str:
+    """What the AnoCurve is, by the settings of the score in use."""
+    settings = _score_settings(analysis)
+    what, unit = ("probability", "0-1") if settings["evidence"] == "discriminator" else ("anomaly", "image: 0-1")
+    return f"{'Highest' if settings['across'] == 'max' else 'Mean'} {what} across the cord ({unit})"
+
+
+def _score_settings(analysis):
+    return analysis.provenance["configuration"]["score_settings"]
+
+
 def draw_anocurve(analysis) -> np.ndarray:
     """The AnoCurve against the position along the cord (paper, Fig. 2): each slice thin, their maximum bold.
 
@@ -116,7 +134,7 @@ def draw_anocurve(analysis) -> np.ndarray:
         lines = [(segment.name, 22), (f"{segment.score:.3f}", 18), (f"slice {segment.peak_slice}", 16)]
         for y, (text, size) in zip((-70, -42, -18), lines, strict=True):
             canvas.text((start + stop) / 2, top + y, text, size, VERMILION if segment.flagged else DARK, "mm")
-    axes.frame("Position along the cord [mm]", "Mean anomaly across the cord (image: 0-1)")
+    axes.frame("Position along the cord [mm]", curve_title(analysis))
     canvas.text(left, bottom + 48, "head", 20, DARK, "lm")
     canvas.text(right, bottom + 48, "feet", 20, DARK, "rm")
 
@@ -231,7 +249,7 @@ def draw_overlay(analysis) -> np.ndarray:
     canvas = Canvas(*plan.page, _BACKGROUND)
     canvas.text(_GAP, 40, "Anomaly map", 30, _TEXT)
     canvas.text(_GAP, 84, verdict(analysis), 24, ORANGE if findings(analysis) else _TEXT)
-    _draw_colour_bar(canvas, plan.page[0] - _GAP - 400, heat_top(analysis), analysis.anomaly.max())
+    _draw_colour_bar(canvas, plan.page[0] - _GAP - 400, analysis)
     for k in range(len(analysis.slices)):
         _draw_tile(canvas, analysis, k, plan)
     _draw_footer(canvas, plan)
@@ -247,7 +265,7 @@ def draw_blink_pair(analysis) -> tuple[np.ndarray, np.ndarray]:
     pair = []
     for with_map in (False, True):
         canvas = Canvas(*plan.page, _BACKGROUND)
-        _draw_colour_bar(canvas, plan.page[0] - _GAP - 400, heat_top(analysis), analysis.anomaly.max())
+        _draw_colour_bar(canvas, plan.page[0] - _GAP - 400, analysis)
         for k in range(len(analysis.slices)):
             _draw_single(canvas, analysis, k, plan, with_map)
         _draw_footer(canvas, plan)
@@ -406,15 +424,16 @@ def _draw_arrow(canvas, tip, tail):
     canvas.polygon([tip, tip + 13 * along + 6 * across, tip + 13 * along - 6 * across], ORANGE)
 
 
-def _draw_colour_bar(canvas, x, top, highest, y=28, width=400, height=18):
+def _draw_colour_bar(canvas, x, analysis, y=28, width=400, height=18):
     """Heat over a mid grey, with numbers."""
+    top, highest = heat_top(analysis), analysis.anomaly.max()
     ramp = np.broadcast_to(np.linspace(0, 1, width), (height, width))
     canvas.paste(x, y, heat_overlay(np.full(ramp.shape, 0.35), ramp))
     for tick in nice_ticks(0, top, 4):
         at = x + tick / top * width
         canvas.line([(at, y + height), (at, y + height + 5)], _DIM)
         canvas.text(at, y + height + 8, number_text(tick), 18, _TEXT, "ma")
-    text = "Anomaly: |image - reconstruction|, image 0-1"
+    text = map_title(analysis)
     if highest > top:
         text += f"; last colour: {top:.2g} to {highest:.2g}"
     canvas.text(x + width, y + height + 48, text, 18, _DIM, "rm")
