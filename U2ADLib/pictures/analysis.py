@@ -39,7 +39,7 @@ from .canvas import (
 def verdict(analysis) -> str:
     """The result in one sentence."""
     if analysis.thresholds is None:
-        return "Nothing is flagged: the model has no thresholds for this score and choice of slices."
+        return "Nothing is flagged: no thresholds for this score and choice of slices."
     where = list(analysis.flagged)
     if elsewhere := strongest_elsewhere(analysis):
         where.append(f"the cord at {elsewhere[0]:.0f} mm")

@@ -4,6 +4,7 @@ Every process draws the same random numbers for the whole batch and computes its
 stop does not leave the others waiting: the wish travels with the next sum, and all stop at the same step.
 """
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -120,5 +121,8 @@ def joined(device: torch.device) -> Iterator[Team]:
         raise InstallationError(f"The processes could not be connected: {error}") from None
     try:
         yield Team(dist.get_rank(), size, device)
+        # The first process may still be writing, and torchrun ends all when one of them ends badly.
+        dist.barrier()
     finally:
+        gc.collect()  # a wrapped network that outlives its connection aborts the process, now and then
         dist.destroy_process_group()
