@@ -19,7 +19,7 @@ from .lesions import find_lesions, lesion_table
 from .package import Model, RegionModel, Thresholds, load_model
 from .progress import Progress, no_progress
 from .reconstruction import Reconstruction
-from .roi.doubt import refuse_unless_t2w
+from .roi.doubt import refuse_other_contrast
 from .roi.labels import Discs
 from .roi.locate import FOUND
 from .roi.region import Region, analysed_slices, region_in_stack, without_sides
@@ -165,11 +165,11 @@ def analyse(
     chosen = analysed_slices(sure, slices)
     index = list(chosen)
     images, cords = stack.images[index], region.cord[index]
-    doubts = refuse_unless_t2w(volume.name, images, cords)
+    doubts = refuse_other_contrast(volume.name, images, cords, model.purpose)
     wanted = {name: value for name, value in (("k", k), ("scheme", scheme)) if value is not None}
     monte_carlo_config: MonteCarloConfig = replace(model.monte_carlo, **wanted)
     rebuilt = monte_carlo(
-        model.network, images, cords, monte_carlo_config, seed, device=target, progress=progress, say=say
+        model.network, images, cords, monte_carlo_config, seed, chosen, device=target, progress=progress, say=say
     )
     evidence = _evidence(model, score_config, stack, region, chosen, rebuilt, target, progress)
     progress("Scoring", 0, 1)

@@ -28,7 +28,7 @@ from .config import SEGMENT_NAMES, MonteCarloConfig
 from .dataset import Case
 from .errors import Cancelled, InputError, InstallationError, U2ADError, UsageError
 from .files import file_sha256
-from .package import CARD, card_score, find_model, verify_model
+from .package import CARD, NO_REGION_MODEL, card_score, find_model, verify_model
 from .progress import Progress, no_progress
 from .roi.nnunet import check_nnunet, cord_by_nnunet, nnunet_checksum
 
@@ -39,7 +39,6 @@ COLUMNS = (
     "id", "person", "session", "pathology", "status", "patient_score", "patient_flagged",
     *SEGMENT_NAMES.values(), "flagged", "seconds", "message",
 )  # fmt: skip
-NO_REGION_MODEL = "none"
 DONE, REFUSED, FAILED = "done", "refused", "failed"  # failed: not the input's fault
 
 POLL_SECONDS = 0.2  # between two looks at whether the user wants to stop

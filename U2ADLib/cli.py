@@ -35,6 +35,7 @@ PACKAGES = {
     "safetensors": "safetensors",
 }
 RESEARCH_USE = "For research only; not a medical device."
+MASKLESS = "finds the cord of people without a mask; none leaves them out (%(default)s)"
 TRAINING_KEPT = "Cancelled. The training so far is kept; the same command goes on from there."
 
 
@@ -220,8 +221,9 @@ def relabel(options, console: Console) -> None:
 def batch(options, console: Console) -> int:
     """`u2ad batch`"""
     from .dataset import find_cases
+    from .package import card_purpose, find_model, read_card
 
-    cases = find_cases(options.folder)
+    cases = find_cases(options.folder, card_purpose(read_card(find_model(options.model))).contrast)
     kept = "Cancelled. The cases that are done are kept; the same command goes on from there."
     with _cancellable(options, console, kept) as progress:
         from .batch import DONE, FAILED, SUMMARY, Options, run_batch
@@ -293,17 +295,20 @@ def plant(options, console: Console) -> None:
 def pretrain(options, console: Console) -> None:
     """`u2ad pretrain`"""
     with _cancellable(options, console, TRAINING_KEPT) as progress:
-        from .config import Architecture
+        from .config import Architecture, Purpose
         from .training.recipe import config_with, pretrain_from_folder
 
         config = config_with(epochs=options.epochs, batch=options.batch, seed=options.seed)
+        purpose = Purpose(options.contrast, options.region)
         folder = pretrain_from_folder(
             options.data,
             options.out,
             people=options.people,
             validation=options.validation,
             phantoms=options.phantoms,
-            threshold_phantoms=options.threshold_phantoms,
+            threshold_phantoms=_phantoms(options.threshold_phantoms, 100, purpose),
+            region_model=options.region_model,
+            purpose=purpose,
             architecture=Architecture(outside=options.outside, context=options.context),
             config=config,
             device=options.device,
@@ -313,18 +318,28 @@ def pretrain(options, console: Console) -> None:
     console.result(f"Model: {folder}\nCurves: {folder / 'training' / 'curves.png'}", result=str(folder))
 
 
+def _phantoms(wanted: int | None, usual: int, purpose) -> int:
+    """So many by default, and none where there are none of the contrast."""
+    from .config import Purpose
+
+    return (usual if purpose == Purpose() else 0) if wanted is None else wanted
+
+
 def train_discriminator(options, console: Console) -> None:
     """`u2ad train-discriminator`"""
     with _cancellable(options, console, TRAINING_KEPT) as progress:
+        from .package import card_purpose, find_model, read_card
         from .training.discriminator import DiscriminatorConfig
         from .training.discriminator_recipe import discriminators_from_folder
 
+        purpose = card_purpose(read_card(find_model(options.model)))
         folder = discriminators_from_folder(
             options.data,
             options.out,
             model=options.model,
             held_out=options.held_out,
-            phantoms=options.phantoms,
+            phantoms=_phantoms(options.phantoms, 300, purpose),
+            region_model=options.region_model,
             count=options.count,
             config=DiscriminatorConfig(rounds=options.rounds, seed=options.seed),
             device=options.device,
@@ -418,6 +433,7 @@ def train_region(options, console: Console) -> None:
             options.out,
             held_out=options.held_out,
             phantoms=options.phantoms,
+            contrast=options.contrast,
             config=RegionTrainConfig(steps=options.steps, batch=options.batch, seed=options.seed),
             device=options.device,
             progress=progress,
@@ -595,9 +611,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--phantoms", type=int, default=0, metavar="N", help="simulated necks to learn from as well (0)")
     train.add_argument(
-        "--threshold-phantoms", type=int, default=100, metavar="N",
-        help="lesion-free simulated necks that set the thresholds (%(default)s)",
+        "--threshold-phantoms", type=int, metavar="N",
+        help="lesion-free simulated necks that set the thresholds (100; none for another contrast)",
     )  # fmt: skip
+    train.add_argument("--region-model", default="none", metavar="NAME|FOLDER|none", help=MASKLESS)
+    train.add_argument(
+        "--contrast", default="T2w",
+        help="of the images: the end of their BIDS names, or what acq- says there, for instance STIR (%(default)s)",
+    )  # fmt: skip
+    train.add_argument("--region", default="cervical spinal cord", help="what the masks show, in words (%(default)s)")
     train.add_argument(
         "--outside", choices=("zero", "keep"), default="zero", help="what patches show outside the cord (%(default)s)"
     )
@@ -615,7 +637,10 @@ def build_parser() -> argparse.ArgumentParser:
     tell.add_argument("--model", default="default", metavar="NAME|FOLDER", help="gets the default score (%(default)s)")
     tell.add_argument("--out", type=Path, metavar="MODEL", required=True, help="folder for the model package")
     tell.add_argument("--held-out", nargs="+", default=(), metavar="PERSON", help="do not learn from these")
-    tell.add_argument("--phantoms", type=int, default=300, metavar="N", help="simulated necks besides (%(default)s)")
+    tell.add_argument(
+        "--phantoms", type=int, metavar="N", help="simulated necks besides (300; none for another contrast)"
+    )
+    tell.add_argument("--region-model", default="none", metavar="NAME|FOLDER|none", help=MASKLESS)
     tell.add_argument("--count", type=_positive, default=3, metavar="N", help="trainings to average (%(default)s)")
     tell.add_argument("--rounds", type=_positive, default=1, metavar="N", help="rounds of new examples (%(default)s)")
     tell.add_argument("--seed", type=int, default=0)
@@ -687,6 +712,7 @@ def build_parser() -> argparse.ArgumentParser:
     region.add_argument("data", type=Path, metavar="DATA", help="folder of images with cord masks or disc labels")
     region.add_argument("--out", type=Path, metavar="MODEL", required=True, help="folder for the model package")
     region.add_argument("--held-out", nargs="+", default=(), metavar="PERSON", help="only watch these")
+    region.add_argument("--contrast", default="T2w", help="of the images, as for `u2ad pretrain` (%(default)s)")
     region.add_argument("--phantoms", type=int, default=500, metavar="N", help="simulated necks (%(default)s)")
     region.add_argument("--steps", type=_positive, default=3000, metavar="N", help="batches (%(default)s)")
     region.add_argument("--batch", type=_positive, default=8, metavar="N", help="slices in a batch (%(default)s)")

@@ -38,6 +38,22 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
+class Purpose:
+    """What a model is for.
+
+    contrast: as BIDS names it, "T2w", or what its `acq-` says, "STIR". region: where it looks, in words.
+    """
+
+    contrast: str = "T2w"
+    region: str = "cervical spinal cord"
+
+    @property
+    def bright_fluid(self) -> bool | None:
+        """Whether CSF is brighter than the cord, by which an image is known; None where that is not known."""
+        return {"T2w": True, "STIR": True}.get(self.contrast)
+
+
+@dataclass(frozen=True)
 class Architecture:
     """The masked autoencoder (paper 3.2 and 4.3)."""
 

@@ -23,6 +23,7 @@ DISC_SUFFIXES = (
 )  # fmt: skip
 TOTALSPINESEG = "step2_output"  # the folder, in TotalSpineSeg's output folder, with the final labels of every image
 
+BIDS_SUFFIXES = ("T2w", "T1w", "T2star", "PDw", "MTS", "FLAIR")  # of images whose contrast their acq- names
 _BIDS_NAME = re.compile(r"(sub-[A-Za-z0-9]+)(?:_(ses-[A-Za-z0-9]+))?(?:_|$)")
 
 # Words that only files made from an image have in their names.
@@ -44,12 +45,14 @@ class Case:
     pathology: str | None = None  # from participants.tsv
 
 
-def find_cases(folder: Path) -> list[Case]:
-    """All T2-weighted images of a folder, sorted by id.
+def find_cases(folder: Path, contrast: str = "T2w") -> list[Case]:
+    """All images of a folder that are of a contrast, sorted by id.
 
-    BIDS, where the folder has `sub-*` folders: `sub-*/[ses-*/]anat/*_T2w.nii[.gz]`, masks beside the image or anywhere
-    below `derivatives/labels`. Otherwise flat: every NIfTI, NRRD and MetaImage file, every sub-folder with DICOM files,
-    or the folder itself where it holds them; masks are named as the image (or the DICOM folder) with a suffix.
+    BIDS, where the folder has `sub-*` folders: `sub-*/[ses-*/]anat/*_T2w.nii[.gz]` or, of another contrast than T2w,
+    `*_CONTRAST.nii[.gz]` and `*_acq-CONTRAST_*.nii[.gz]`; masks beside the image or anywhere below
+    `derivatives/labels`. Otherwise flat, where names say nothing of the contrast: every NIfTI, NRRD and MetaImage file,
+    every sub-folder with DICOM files, or the folder itself where it holds them; masks are named as the image (or the
+    DICOM folder) with a suffix.
 
     :raises InputError: there is no such folder, or nothing in it.
     """
@@ -57,9 +60,9 @@ def find_cases(folder: Path) -> list[Case]:
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}.")
     subjects = [path for path in folder.glob("sub-*") if path.is_dir()]
-    cases = list(_bids_cases(folder, subjects) if subjects else _flat_cases(folder))
+    cases = list(_bids_cases(folder, subjects, contrast) if subjects else _flat_cases(folder))
     if not cases:
-        wanted = "sub-*/anat/*_T2w.nii.gz" if subjects else f"{', '.join(EXTENSIONS)} files or DICOM series"
+        wanted = f"sub-*/anat/*_{contrast}.nii.gz" if subjects else f"{', '.join(EXTENSIONS)} files or DICOM series"
         raise InputError(f"No image was found in {folder}: expected are {wanted}.")
     count = Counter(case.id.casefold() for case in cases)
     # a.nii.gz beside a.nrrd; names that differ only in case would share a results folder on some computers.
@@ -95,7 +98,7 @@ def is_dicom(path: Path) -> bool:
         return False
 
 
-def _bids_cases(folder: Path, subjects: list[Path]) -> Iterator[Case]:
+def _bids_cases(folder: Path, subjects: list[Path], contrast: str) -> Iterator[Case]:
     pathologies = _pathologies(folder / "participants.tsv")
     central = _labels(folder.glob("derivatives/labels/**/*"))
     for subject in subjects:
@@ -103,7 +106,7 @@ def _bids_cases(folder: Path, subjects: list[Path]) -> Iterator[Case]:
             beside = _labels(anat.iterdir())
             for path in anat.iterdir():
                 name = stem(path)
-                if _is_image_file(path) and name.endswith("_T2w"):
+                if _is_image_file(path) and _is_of(contrast, name):
                     yield Case(
                         id=name,
                         person=subject.name,
@@ -113,6 +116,14 @@ def _bids_cases(folder: Path, subjects: list[Path]) -> Iterator[Case]:
                         discs=_mask(name, DISC_SUFFIXES, beside, central) or _totalspineseg(anat, name),
                         pathology=pathologies.get(subject.name),
                     )
+
+
+def _is_of(contrast: str, name: str) -> bool:
+    """Whether a BIDS name is of a contrast. A mask's is not: its name ends otherwise."""
+    *entities, suffix = name.split("_")
+    if suffix == contrast:
+        return True
+    return f"acq-{contrast}" in entities and suffix in BIDS_SUFFIXES
 
 
 def _flat_cases(folder: Path) -> Iterator[Case]:

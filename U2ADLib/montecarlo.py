@@ -4,7 +4,7 @@ All passes of all slices are rows of one batch. The reconstructions of a run are
 the variance is computed in two steps, which is exact where running sums of squares would cancel.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +39,7 @@ def monte_carlo(
     cords: np.ndarray,
     config: MonteCarloConfig | None = None,
     seed: int = 0,
+    numbers: Sequence[int] | None = None,
     *,
     device: torch.device | str = "cpu",
     rows_per_batch: int = ROWS_PER_BATCH,
@@ -48,8 +49,9 @@ def monte_carlo(
     """Rebuild every cord patch of every slice at least K times from its surroundings.
 
     :param images: (S, H, W) float32, 0–1. :param cords: (S, H, W) bool, each slice with some cord.
-    :param seed: masks of slice i come from the generator seeded with (seed, i): a slice's result does not depend on
-        how many others are computed with it, nor on the device.
+    :param seed: masks of slice i come from the generator seeded with (seed, numbers[i]): a slice's result does not
+        depend on which others are computed with it, nor on the device.
+    :param numbers: of the slices, for instance in their stack; by default 0, 1, 2 …
     :param rows_per_batch: bounds memory. Halved when memory runs out; then the CPU takes over. `say` is told.
     :raises InputError: a slice without cord.
     """
@@ -60,7 +62,13 @@ def monte_carlo(
         raise InputError("A slice without any cord cannot be reconstructed: leave it out.")
     cord = torch.from_numpy(np.ascontiguousarray(cords))
     roi = roi_patches(cord, architecture.patch)
-    rows = _draw_rows(roi.numpy(), ring(roi, architecture.context).numpy(), config, seed)
+    rows = _draw_rows(
+        roi.numpy(),
+        ring(roi, architecture.context).numpy(),
+        config,
+        seed,
+        range(len(images)) if numbers is None else numbers,
+    )
     passes = int(np.bincount(rows.slice_index).max())
     while True:
         try:
@@ -90,12 +98,12 @@ def network_input(images: torch.Tensor, cords: torch.Tensor, outside: str) -> to
     return images * cords if outside == "zero" else images
 
 
-def _draw_rows(roi, context, config, seed) -> _Rows:
+def _draw_rows(roi, context, config, seed, numbers) -> _Rows:
     """Draw the masks of all slices; roi and context are (S, G²) bool."""
     index, visible, target, weight = [], [], [], []
     for i, (inside, around) in enumerate(zip(roi, context, strict=True)):
         patches, always = np.flatnonzero(inside), np.flatnonzero(around)
-        rng = np.random.default_rng([seed, i])
+        rng = np.random.default_rng([seed, numbers[i]])
         if config.scheme == "balanced":
             masked = used = balanced_passes(len(patches), config.k, config.mask_ratio, rng)
         else:

@@ -14,10 +14,10 @@ import shutil
 import sys
 import tempfile
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from .config import Architecture, MonteCarloConfig, Preprocessing, ScoreConfig, from_dict
+from .config import Architecture, MonteCarloConfig, Preprocessing, Purpose, ScoreConfig, from_dict
 from .errors import InstallationError, ModelError, UsageError
 from .files import file_sha256, write_json
 from .resources import resource
@@ -26,6 +26,7 @@ FORMAT = 1
 CARD, WEIGHTS = "model.json", "weights.safetensors"
 DISCRIMINATORS = "discriminators.safetensors"  # where the package has any
 DEFAULT_MODEL = "default"
+NO_REGION_MODEL = "none"  # nothing is found; cord and discs must be given
 # What a package is for → the bundled one that is taken for "default".
 BUNDLED_DEFAULT = {"analysis": "edgemae-first", "region": "region-first"}
 MAX_PACKAGE_BYTES = 1 << 30  # an archive that unpacks to more is refused
@@ -72,6 +73,7 @@ class Model:
     thresholds: tuple[Thresholds, ...]
     sha256: str  # see `weights_sha256`
     discriminators: tuple["Discriminator", ...] = ()  # noqa: F821  (same training, other seeds)
+    purpose: Purpose = field(default_factory=Purpose)
 
     def score_name(self, wanted: str | None = None) -> str:
         """The name of the score to use: the wanted one, or "default" where the package has it, or else "paper".
@@ -145,6 +147,11 @@ def find_model(name_or_folder: str | Path = DEFAULT_MODEL, kind: str | None = "a
 def card_kind(card: dict) -> str:
     """What a package is for: "analysis" (an EdgeMAE) or "region" (a RegionNet)."""
     return card.get("kind", "analysis")
+
+
+def card_purpose(card: dict) -> Purpose:
+    """Contrast and region that a package is for."""
+    return from_dict(Purpose, card.get("purpose", {}))
 
 
 def card_score(card: dict, wanted: str | None = None) -> str:
@@ -228,6 +235,7 @@ def load_model(name_or_folder: str | Path = DEFAULT_MODEL) -> Model:
         thresholds=tuple(from_dict(Thresholds, t) for t in card.get("thresholds", [])),
         sha256=weights_sha256(card),
         discriminators=discriminators,
+        purpose=card_purpose(card),
     )
 
 

@@ -226,6 +226,8 @@ def test_one_sagittal_slice(phantom, tiny, reference):
 def test_slice_rules_and_their_thresholds(phantom, tiny, reference):
     middle = analyse(phantom.volume, cord=phantom.cord, discs=phantom.discs, model=tiny, slices="middle")
     assert len(middle.slices) == 1
+    same = reference.slices.index(middle.slices[0])
+    np.testing.assert_allclose(middle.reconstruction.mean[0], reference.reconstruction.mean[same], atol=1e-5)
     assert middle.thresholds.slices == "middle"
     two = analyse(phantom.volume, cord=phantom.cord, discs=phantom.discs, model=tiny, slices=2)
     assert len(two.slices) == 2

@@ -99,3 +99,11 @@ def test_the_command(people, tmp_path, capsys):
 def test_context_needs_something_to_show():
     with pytest.raises(UsageError, match="outside = 'keep'"):
         Architecture(context=1)
+
+
+def test_cords_that_lack_are_found_where_that_is_wanted(people, tmp_path):
+    card = train(people, tmp_path / "model", people=["sub-a", "sub-nomask"], region_model="default")
+    assert card["training"]["people"] == ["sub-a", "sub-nomask"]
+    assert card["training"]["found_cords"] == ["sub-nomask"]
+    with pytest.raises(InputError, match="sub-nomask"):
+        train(people, tmp_path / "other", people=["sub-a", "sub-nomask"])

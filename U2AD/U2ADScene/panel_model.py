@@ -9,7 +9,7 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from U2ADLib.errors import U2ADError
-from U2ADLib.package import BUNDLED_DEFAULT, install_model, list_models, remove_model
+from U2ADLib.package import BUNDLED_DEFAULT, card_purpose, install_model, list_models, remove_model
 
 from .job import DONE, Job
 from .runs import Settings, card_thresholds
@@ -214,6 +214,8 @@ def card_text(entry) -> str:
             )
     elif people := training.get("people"):
         lines.append(_("Learnt from {number} people.").format(number=len(people)))
+    purpose = card_purpose(entry.card)
+    lines.insert(1, _("For {contrast} of the {region}.").format(contrast=purpose.contrast, region=purpose.region))
     if phantoms := training.get("phantoms"):
         lines.append(_("And from {number} simulated necks.").format(number=phantoms))
     origins = {threshold.get("origin", "") for threshold in entry.card.get("thresholds", [])}

@@ -1,8 +1,9 @@
-"""Refusing what is not a T2-weighted image of the cord, with the reason."""
+"""Refusing what is not an image of the contrast that a model is for, with the reason."""
 
 import numpy as np
 from scipy import ndimage
 
+from ..config import Purpose
 from ..errors import InputError
 
 RING_PX = (2, 4)  # CSF lies so far outside the cord; the first pixel is a mixture
@@ -12,11 +13,11 @@ BRIGHT_PERCENTILE = 75  # discs and ligaments that touch the sac are dark
 T1_RATIO, T2_RATIO = 0.9, 1.2
 
 
-def refuse_unless_t2w(name: str, images: np.ndarray, cords: np.ndarray) -> tuple[str, ...]:
+def refuse_other_contrast(name: str, images: np.ndarray, cords: np.ndarray, purpose: Purpose) -> tuple[str, ...]:
     """images (S, H, W) 0–1 and cords (S, H, W) bool of the analysed slices.
 
     :returns: notes for the user: a doubt where the fluid is hardly brighter than the cord.
-    :raises InputError: the CSF around the cord is not brighter than the cord, or the cord has no signal.
+    :raises InputError: the cord has no signal; or the CSF around it is not brighter, where the contrast shows it so.
     """
     cross = ndimage.generate_binary_structure(2, 1)[None]
     near, far = (ndimage.binary_dilation(cords, cross, iterations=n) for n in RING_PX)
@@ -24,14 +25,21 @@ def refuse_unless_t2w(name: str, images: np.ndarray, cords: np.ndarray) -> tuple
     fluid = float(np.percentile(images[far & ~near], BRIGHT_PERCENTILE))
     if cord <= 0:
         raise InputError(f"{name} has no signal where the cord mask lies: does the mask belong to this image?")
+    if not purpose.bright_fluid:
+        return ()
     ratio = fluid / cord
     if ratio < T1_RATIO:
         raise InputError(
-            f"{name} does not look T2-weighted: the fluid around the cord is {ratio:.2f} times as bright as the "
-            "cord, and should be much brighter. Is it a T1-weighted image, or does the cord mask belong to another?"
+            f"{name} does not look {_weighted(purpose)}: the fluid around the cord is {ratio:.2f} times as bright as "
+            "the cord, and should be much brighter. Is it a T1-weighted image, or does the cord mask belong to another?"
         )
     if ratio < T2_RATIO:
         return (
-            f"Doubt: the fluid around the cord is only {ratio:.2f} times as bright as the cord. Is it T2-weighted?",
+            f"Doubt: the fluid around the cord is only {ratio:.2f} times as bright as the cord. Is it "
+            f"{_weighted(purpose)}?",
         )
     return ()
+
+
+def _weighted(purpose):
+    return {"T2w": "T2-weighted"}.get(purpose.contrast, f"like {purpose.contrast}")

@@ -15,9 +15,9 @@ from ..device import choose_device, describe
 from ..errors import InputError, U2ADError, UsageError
 from ..files import staged
 from ..io import read_volume
-from ..package import CARD, Model, find_model, load_model, load_region_model, save_model, verify_model
+from ..package import CARD, NO_REGION_MODEL, Model, find_model, load_model, load_region_model, save_model, verify_model
 from ..progress import Progress, no_progress
-from ..roi.doubt import refuse_unless_t2w
+from ..roi.doubt import refuse_other_contrast
 from ..roi.locate import FOUND
 from ..roi.region import analysed_slices, without_sides
 from ..roi.source import prepare
@@ -27,7 +27,6 @@ from .data import SliceSet, concatenate
 from .team import joined
 
 FEWEST_SLICES, FEWEST_PEOPLE = 20, 3
-NO_REGION_MODEL = "none"
 USED, LEFT_OUT = "used.csv", "left_out.csv"
 USED_COLUMNS, LEFT_OUT_COLUMNS = ("file", "slices", "cord", "doubts"), ("file", "why")
 
@@ -78,7 +77,7 @@ def adapt_from_folder(
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out.name} is a file: choose a folder for the model.")
     source = load_model(model)
-    cases = _chosen(_cases([data] if isinstance(data, str | Path) else data), people)
+    cases = _chosen(_cases([data] if isinstance(data, str | Path) else data, source.purpose.contrast), people)
     found: list[_Scans] = []
     with joined(choose_device(device)) as team:
         if not team.first:
@@ -121,12 +120,12 @@ def _silent(message: str) -> None:
     """Only the first process of a team speaks."""
 
 
-def _cases(data: Sequence[Path]) -> list[Case]:
+def _cases(data: Sequence[Path], contrast: str) -> list[Case]:
     """The images of all folders, and those that are named, each once."""
     found: dict[Path, Case] = {}
     for path in map(Path, data):
         if path.is_dir():
-            cases = find_cases(path)
+            cases = find_cases(path, contrast)
         elif path.is_file():
             name = stem(path)
             bids = re.match(r"sub-[A-Za-z0-9]+", name)
@@ -200,7 +199,7 @@ def _slices_of(case: Case, source: Model, finder, device, tick, say) -> tuple[Sl
     was_found = prepared.record["cord"] == FOUND
     chosen = list(analysed_slices(without_sides(cords, stack.grid.slice_spacing_mm) if was_found else cords, "all"))
     images, cords = stack.images[chosen], cords[chosen]
-    doubts = [*prepared.record["doubts"], *refuse_unless_t2w(volume.name, images, cords)]
+    doubts = [*prepared.record["doubts"], *refuse_other_contrast(volume.name, images, cords, source.purpose)]
     count = len(chosen)
     part = SliceSet(images.astype(np.float16), cords, np.array([case.person] * count), np.zeros(count, bool))
     return part, "found" if was_found else "given", doubts
@@ -239,6 +238,7 @@ def _card(source: Model, scans: _Scans, slices: SliceSet, config: AdaptConfig, c
 
     return {
         "licence": source.card.get("licence"),
+        "purpose": asdict(source.purpose),
         "preprocessing": asdict(source.preprocessing),
         "monte_carlo": asdict(source.monte_carlo),
         "scores": {name: asdict(score) for name, score in source.scores.items()},

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from ..config import Preprocessing
-from ..dataset import Case
+from ..dataset import Case, find_cases
 from ..errors import InputError, U2ADError
 from ..io import read_volume
+from ..package import NO_REGION_MODEL, RegionModel, load_region_model
 from ..roi.labels import read_cord
+from ..roi.locate import locate
 from ..roi.region import analysed_slices
 from ..sagittal import standardise
 from ..volume import Volume
@@ -59,21 +62,42 @@ def _slices_of(volume, cord, person, phantom, config):
 
 
 def slices_of_cases(
-    cases: Sequence[Case], say: Callable[[str], None], slices: Callable[..., SliceSet] = slices_of
+    cases: Sequence[Case],
+    say: Callable[[str], None],
+    slices: Callable[..., SliceSet] = slices_of,
+    region_model: RegionModel | None = None,
+    device: str = "auto",
 ) -> tuple[list[SliceSet], list[str]]:
     """Slices of the cases that can be used, and their people; the others are named.
 
     :param slices: `slices_of` or `thick_and_thin`.
+    :param region_model: finds the cord of cases without a mask.
     """
     sets, people = [], []
     for case in cases:
         try:
             volume = read_volume(case.image)
-            sets.append(slices(volume, read_cord(volume, read_volume(case.cord)).array, case.person))
+            if case.cord is not None:
+                cord = read_cord(volume, read_volume(case.cord)).array
+            else:
+                cord = locate(volume, model=region_model, device=device, say=say).cord
+            sets.append(slices(volume, cord, case.person))
             people.append(case.person)
         except U2ADError as error:
             say(f"{case.id} is left out: {error}")
     return sets, sorted(set(people))
+
+
+def usable_cases(data: Path, contrast: str, region_model: str) -> tuple[list[Case], list[str], RegionModel | None]:
+    """Cases of a folder with a cord mask, or all where a region model finds it; people without one; that model.
+
+    :raises ModelError: there is no such model.
+    """
+    cases = find_cases(data, contrast)
+    without = sorted({case.person for case in cases if case.cord is None})
+    if region_model == NO_REGION_MODEL or not without:
+        return [case for case in cases if case.cord is not None], [], None
+    return cases, without, load_region_model(region_model)
 
 
 def concatenate(sets: list[SliceSet]) -> SliceSet:

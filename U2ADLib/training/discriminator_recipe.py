@@ -5,15 +5,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..config import ScoreConfig
-from ..dataset import find_cases
 from ..device import choose_device, describe
 from ..errors import InputError
-from ..package import load_model, save_model
+from ..package import NO_REGION_MODEL, load_model, save_model
 from ..progress import Progress, no_progress
 from ..scoring.discriminator import DiscriminatorArchitecture
-from .data import concatenate, slices_of_cases, thick_and_thin
+from .data import concatenate, slices_of_cases, thick_and_thin, usable_cases
 from .discriminator import DiscriminatorConfig, train_discriminator
-from .phantoms import TRAINING_SEEDS, phantom_slices
+from .phantoms import TRAINING_SEEDS, phantom_slices, refuse_phantoms
 
 # Chosen on the person 24, before any other was looked at; see the README.
 DEFAULT_SCORE = ScoreConfig(
@@ -29,6 +28,7 @@ def discriminators_from_folder(
     held_out: Sequence[str] = (),
     phantoms: int = 300,
     count: int = 3,
+    region_model: str = NO_REGION_MODEL,
     architecture: DiscriminatorArchitecture | None = None,
     config: DiscriminatorConfig | None = None,
     device: str = "auto",
@@ -42,6 +42,7 @@ def discriminators_from_folder(
     :param model: its network rebuilds; its own discriminators are replaced, its thresholds hold for its "paper" score.
     :param held_out: people of the folder who must not be learnt from.
     :param phantoms: simulated necks to learn from besides.
+    :param region_model: finds the cord of people without a mask; "none" leaves them alone.
     :param count: trainings with seeds `config.seed`, `config.seed` + 1 …, whose probabilities are averaged.
     :raises InputError: nothing to learn from, or nobody of a name.
     """
@@ -49,10 +50,12 @@ def discriminators_from_folder(
     data, out = Path(data), Path(out)
     target = choose_device(device)
     source = load_model(model)
-    cases = [case for case in find_cases(data) if case.cord is not None]
+    refuse_phantoms(source.purpose, phantoms)
+    cases, found, finder = usable_cases(data, source.purpose.contrast, region_model)
     if unknown := set(held_out) - {case.person for case in cases}:
         raise InputError(f"{data} has no image with a cord mask of {', '.join(sorted(unknown))}.")
-    sets, people = slices_of_cases([case for case in cases if case.person not in held_out], say, thick_and_thin)
+    kept = [case for case in cases if case.person not in held_out]
+    sets, people = slices_of_cases(kept, say, thick_and_thin, finder, device)
     if phantoms:
         sets.append(phantom_slices(phantoms, config.seed, out / "training", progress))
     learnt = concatenate(sets)
@@ -80,6 +83,7 @@ def discriminators_from_folder(
         "discriminator_training": {
             "method": "corrupted healthy slices",
             "people": people,
+            "found_cords": [person for person in people if person in found],
             "held_out_people": sorted(held_out),
             "slices": len(learnt),
             "phantoms": phantoms,

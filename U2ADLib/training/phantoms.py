@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import safe_open, save_file
 
+from ..config import Purpose
+from ..errors import UsageError
 from ..progress import Progress
 from ..simulation.phantom import Phantom, phantom_config, simulate_phantom
 from .data import SliceSet, concatenate, slices_of
@@ -19,6 +21,16 @@ from .data import SliceSet, concatenate, slices_of
 TRAINING_SEEDS = 1_000_000  # phantom i of training seed s has seed TRAINING_SEEDS + 10_000 · s + i
 THRESHOLD_SEEDS = 2_000_000  # lesion-free phantoms for thresholds
 KINDS = ("clinical", "clinical", "space")  # two of three are thick-slice clinical scans
+
+
+def refuse_phantoms(purpose: Purpose, count: int) -> None:
+    """:raises UsageError: phantoms are wanted for another contrast than theirs."""
+    if count and purpose != Purpose():
+        raise UsageError(
+            f"Simulated necks are T2-weighted: they cannot serve a model for {purpose.contrast} of the "
+            f"{purpose.region}. "
+            "Ask for 0 phantoms, and set thresholds from lesion-free people (`u2ad thresholds MODEL --healthy FOLDER`)."
+        )
 
 
 def random_phantom(seed: int, kind: str) -> Phantom:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from ..config import Purpose
 from ..dataset import find_cases
 from ..device import choose_device, describe
 from ..errors import InputError
@@ -24,6 +25,7 @@ def train_region_from_folder(
     *,
     held_out: Sequence[str] = (),
     phantoms: int = 500,
+    contrast: str = "T2w",
     architecture: RegionArchitecture | None = None,
     config: RegionTrainConfig | None = None,
     device: str = "auto",
@@ -36,12 +38,13 @@ def train_region_from_folder(
 
     :param held_out: people who are only watched.
     :param phantoms: simulated necks of the kind "varied", and a third as many of the kind "clinical".
+    :param contrast: of the folder's images, see `dataset.find_cases`; phantoms have contrasts drawn at random.
     :raises InputError: nothing to learn from, or nobody of a name.
     """
     config = config or RegionTrainConfig()
     data, out = Path(data), Path(out)
     target = choose_device(device)
-    cases = [case for case in find_cases(data) if case.cord is not None or case.discs is not None]
+    cases = [case for case in find_cases(data, contrast) if case.cord is not None or case.discs is not None]
     if unknown := set(held_out) - {case.person for case in cases}:
         raise InputError(f"{data} has no labelled image of {', '.join(sorted(unknown))}.")
     kept = [case for case in cases if case.person not in held_out]
@@ -68,6 +71,7 @@ def train_region_from_folder(
     card = {
         "kind": "region",
         "licence": "MIT",
+        "purpose": asdict(Purpose(contrast)),
         "training": {
             "method": "U-Net with attention on real and simulated slices of randomised contrast",
             "people": people,

@@ -21,6 +21,7 @@ from ..dataset import Case, find_cases
 from ..errors import InputError, ModelError, UsageError
 from ..io import read_volume
 from ..package import (
+    NO_REGION_MODEL,
     Model,
     RegionModel,
     Thresholds,
@@ -53,11 +54,10 @@ from ..thresholds import (
     upper_limit,
 )
 from ..volume import Volume
-from .phantoms import THRESHOLD_SEEDS, random_phantom
+from .phantoms import THRESHOLD_SEEDS, random_phantom, refuse_phantoms
 
 RULES = ("all", "middle")
 PHANTOMS = 100
-NO_REGION_MODEL = "none"
 Say = Callable[[str], None]
 Key = tuple[str, str]  # score, slice rule
 
@@ -145,6 +145,7 @@ def set_thresholds(
         setting = thresholds_from_healthy(loaded, healthy, rate, region_model=region_model, say=say, **settings)
     else:
         count = PHANTOMS if phantoms is None else phantoms
+        refuse_phantoms(loaded.purpose, count)
         found = phantom_thresholds(loaded, count, rate=rate, **settings)
         setting = Setting(tuple(Thresholds(**values) for values in found))
     return _store(folder, loaded.sha256, setting, out), setting
@@ -172,7 +173,9 @@ def thresholds_from_table(
 
     :raises InputError: the table is wrong, fewer than ten positives or negatives, or no image can be analysed.
     """
-    labelled = labelled_cases(read_annotations(table), cases := find_cases(data), Path(table).name)
+    labelled = labelled_cases(
+        read_annotations(table), cases := find_cases(data, model.purpose.contrast), Path(table).name
+    )
     by_segment = any(any(labels.segments.values()) for _, labels in labelled)
     _check_labels(labelled, by_segment)
     kept = {} if by_segment else {key: model.thresholds_for(key[1], key[0]) for key in _keys(model, rules)}
@@ -223,7 +226,7 @@ def thresholds_from_healthy(
 
     :raises InputError: too few people for the rate, or no image can be analysed.
     """
-    cases = find_cases(folder)
+    cases = find_cases(folder, model.purpose.contrast)
     check_count(len({case.person for case in cases}), rate, "people")
     scored, remarks = _folder_scores(model, cases, rules, region_model, device, progress, say)
     people: dict[str, list[dict[Key, ImageScores]]] = {}
