@@ -44,7 +44,7 @@ bench: $(READY)
 	$(BIN)/python Testing/bench.py
 
 sample: $(READY)
-	$(U2AD) simulate --seed 7 --name sample --lesion C4-5:0.8:5x14x8 --lesion C6-7:0.8:5x10x8 --bulge C5-6:1.2 \
+	$(U2AD) simulate --seed 7 --name sample --lesion C4-5:0.25:4x12x8 --lesion C6-7:0.15:4x8x8 --bulge C5-6:1.2 \
 	  --out $(SAMPLE) --overwrite
 
 screenshots: $(READY)
@@ -52,7 +52,7 @@ screenshots: $(READY)
 
 # Trained on two people and phantoms; the epoch is chosen on a third person. The paths are relative to this folder.
 DATA ?= ../shared/data
-MODEL ?= runs/edgemae-first
+MODEL ?= runs/u2ad-t2w
 model: $(READY)
 	$(U2AD) pretrain $(DATA)/errsm --people sub-errsm11 sub-errsm21 \
 	  --validation $(DATA)/sct_testing_data/t2.nii.gz --phantoms 300 --epochs 100 --out $(MODEL)

@@ -442,6 +442,29 @@ def train_region(options, console: Console) -> None:
     console.result(f"Model: {folder}\nCurves: {folder / 'training' / 'curves.png'}", result=str(folder))
 
 
+def evaluate(options, console: Console) -> None:
+    """`u2ad evaluate`"""
+    if int(os.environ.get("RANK", 0)):
+        console = Console("none")  # of several processes under torchrun, the first reports
+    kept = "Cancelled. What is complete is kept; the same command goes on from there."
+    with _cancellable(options, console, kept) as progress:
+        from .evaluation.experiments.run import evaluate as compare
+
+        report = compare(
+            options.config,
+            options.out,
+            workers=options.workers,
+            dask=options.dask,
+            only=options.only,
+            dry_run=options.dry_run,
+            device=options.device,
+            progress=progress,
+            say=console.say,
+        )
+    if report is not None:
+        console.result(f"Report: {report}\nTables: {report.parent / 'tables'}\n{RESEARCH_USE}", result=str(report))
+
+
 def devices(options, console: Console) -> None:
     """`u2ad devices`"""
     from .device import available
@@ -717,6 +740,15 @@ def build_parser() -> argparse.ArgumentParser:
     region.add_argument("--steps", type=_positive, default=3000, metavar="N", help="batches (%(default)s)")
     region.add_argument("--batch", type=_positive, default=8, metavar="N", help="slices in a batch (%(default)s)")
     region.add_argument("--seed", type=int, default=0)
+
+    rivals = command(commands, evaluate, "evaluate", "compare U2AD with other methods: tables and a report", [running])
+    rivals.add_argument("config", metavar="CONFIG", help="a TOML file, or smoke, two-cores or full")
+    rivals.add_argument("--out", type=Path, metavar="DIR", required=True, help="empty, or of the same configuration")
+    rivals.add_argument("--workers", type=_positive, default=1, metavar="N", help="processes that share the cores (1)")
+    rivals.add_argument("--dask", metavar="ADDRESS", help="run on the Dask cluster of this scheduler (tcp://…)")
+    rivals.add_argument("--only", nargs="+", default=(), metavar="EXPERIMENT", help="table1, robustness …")
+    rivals.add_argument("--dry-run", action="store_true", help="say how much there is to do, and do nothing")
+    rivals.add_argument("--device", metavar="auto|cpu|cuda|mps", help="where to compute (as the configuration says)")
 
     command(commands, devices, "devices", "list what --device can be on this computer", [running])
 

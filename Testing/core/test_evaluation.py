@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from U2ADLib.config import ScoreConfig
-from U2ADLib.evaluation.baselines import BASELINES, global_difference, local_robust_z, robust_z, signed_residual
 from U2ADLib.evaluation.settings import auroc, figures, planted_slices
+from U2ADLib.rivals.rules import BASELINES, global_difference, local_robust_z, robust_z, signed_residual
 from U2ADLib.roi.centreline import Centreline
 
 

@@ -433,7 +433,7 @@ def test_bundled_packages_are_copied(mine, known, tmp_path, monkeypatch):
     settings = {"table": table(tmp_path, text), "data": known(scores), "region_model": "none"}
     with pytest.raises(ModelError, match="is part of U2AD and is not changed: add --out NAME"):
         set_thresholds("default", **settings)
-    for name, message in (("no/name", "cannot be the name"), ("edgemae-first", "already")):
+    for name, message in (("no/name", "cannot be the name"), ("u2ad-t2w", "already")):
         with pytest.raises(ModelError, match=message):
             set_thresholds("default", out=name, **settings)
     before = (mine / "model.json").read_bytes()

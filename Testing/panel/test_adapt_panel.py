@@ -76,8 +76,8 @@ def fill_in(widget, images, epochs, name="ours"):
 def test_a_fresh_section(opened):
     ui = opened.ui
     assert ui.adaptEpochs.value == 200
-    assert ui.adaptModelSelector.currentText == "edgemae-first"
-    assert ui.adaptName.text == "edgemae-first-adapted"
+    assert ui.adaptModelSelector.currentText == "u2ad-t2w"
+    assert ui.adaptName.text == "u2ad-t2w-adapted"
     assert ui.adaptFolder.visible
     assert not ui.adaptVolumes.visible
     for widget in (ui.UnfinishedLabel, ui.unfinishedSelector, ui.continueButton, ui.discardButton, ui.adaptProgress):
@@ -91,7 +91,7 @@ def test_what_is_missing_is_said_and_nothing_starts(opened, images):
     fill_in(opened, "/nowhere", 2)
     click(ui.adaptButton)
     assert "/nowhere" in ui.adaptStatus.text
-    fill_in(opened, images, 2, name="edgemae-first")
+    fill_in(opened, images, 2, name="u2ad-t2w")
     click(ui.adaptButton)
     assert "already" in ui.adaptStatus.text
     ui.adaptInputSelector.setCurrentIndex(1)
@@ -118,10 +118,10 @@ def test_from_images_to_a_chosen_model_and_before_and_after(opened, images):
     settle(opened)
     assert ui.adaptStatus.text == "Done. The model ours is chosen above."
     assert ui.modelSelector.currentData == "ours"
-    assert "Adapted from edgemae-first to 3 slices of 1 people." in ui.modelCard.text
+    assert "Adapted from u2ad-t2w to 3 slices of 1 people." in ui.modelCard.text
     assert "nothing is flagged until thresholds are set" in ui.thresholdsLabel.text
     assert ui.adaptButton.text == "Adapt"
-    assert ui.adaptName.text == "edgemae-first-adapted"  # free again
+    assert ui.adaptName.text == "u2ad-t2w-adapted"  # free again
 
     click(ui.sampleButton)
     click(ui.compareButton)
@@ -129,7 +129,7 @@ def test_from_images_to_a_chosen_model_and_before_and_after(opened, images):
     volume = ui.inputSelector.currentNode()
     before, after = results.find(volume)
     made = [opened.logic.analyses.of(one).provenance["model"]["name"] for one in (before, after)]
-    assert made == ["edgemae-first", "ours"]
+    assert made == ["u2ad-t2w", "ours"]
     assert ui.afterButton.text == "Shown: after"
     assert ui.afterButton.checked
     assert "Nothing is flagged" in ui.verdictLabel.text
@@ -374,7 +374,7 @@ def test_started_in_a_shell_and_continued_here(opened, images, tmp_path):
     click(opened.ui.continueButton)
     settle(opened)
     (call,) = calls(tmp_path)
-    assert (call["--epochs"], call["--model"]) == ("3", "edgemae-first")
+    assert (call["--epochs"], call["--model"]) == ("3", "u2ad-t2w")
     assert opened.ui.modelSelector.currentData == "ours"
 
 
@@ -391,7 +391,7 @@ def test_without_the_source_model_there_is_no_before(opened, images, monkeypatch
     opened.model.choose("ours")
     assert not ui.compareButton.enabled
     assert "gone" in ui.compareButton.toolTip
-    opened.model.choose("edgemae-first")
+    opened.model.choose("u2ad-t2w")
     assert not ui.compareButton.visible
 
 
@@ -448,6 +448,6 @@ def test_the_console(opened, images, tmp_path):
     assert stages[-1] == "Adapting, AU stage"
     volume = logic.loadSample()
     adaptation = logic.adapt([volume], epochs=2, program=program, wait=False)
-    assert adaptation.wait() == "edgemae-first-adapted"
+    assert adaptation.wait() == "u2ad-t2w-adapted"
     with pytest.raises(U2ADError, match="already"):
         logic.adapt(volume, name="ours")

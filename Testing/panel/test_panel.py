@@ -51,7 +51,7 @@ def test_a_fresh_panel_needs_a_volume_and_no_torch(opened):
     assert ui.applyButton.toolTip == "Choose a volume first."
     assert not ui.exportButton.enabled
     assert not ui.segmentsTable.visible
-    assert "edgemae-first" in ui.modelSelector.currentText
+    assert "u2ad-t2w" in ui.modelSelector.currentText
     assert "Thresholds" in ui.modelCard.text
     assert not ui.removeModelButton.enabled  # a bundled one
     click(ui.sampleButton)

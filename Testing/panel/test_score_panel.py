@@ -33,7 +33,7 @@ def two_scores(tmp_path, monkeypatch):
     """A model of the user's with both scores, "both", beside the bundled one. Its default score is the paper's with
     another setting."""
     folder = tmp_path / "models" / "both"
-    shutil.copytree(find_model("edgemae-first"), folder)
+    shutil.copytree(find_model("u2ad-t2w"), folder)
     card = read_card(folder)
     card["scores"]["default"] = card["scores"]["paper"] | {"erosion_px": 2}
     card["thresholds"].append(ALL)
@@ -69,7 +69,7 @@ def choose_by_key(selector, key):
 def test_only_the_scores_that_the_model_has_can_be_chosen(opened):
     selector = opened.ui.scoreSelector
     assert [selector.itemText(k) for k in range(selector.count)] == ["Default (recommended)", "Paper (AnoMap)"]
-    if "default" not in read_card(find_model("edgemae-first"))["scores"]:
+    if "default" not in read_card(find_model("u2ad-t2w"))["scores"]:
         assert not selector.model().item(0).isEnabled()
         assert selector.currentData == "paper"
         choose_by_key(selector, qt.Qt.Key_Up)
@@ -105,7 +105,7 @@ def test_the_score_is_saved_with_the_scene(opened, tmp_path):
 def test_a_wish_outlives_a_model_that_cannot_grant_it(opened):
     choose_model(opened, "both")
     choose_by_key(opened.ui.scoreSelector, qt.Qt.Key_Down)
-    for name in ("edgemae-first", "both"):
+    for name in ("u2ad-t2w", "both"):
         choose_model(opened, name)
     assert opened.ui.scoreSelector.currentData == "paper"
 

@@ -77,7 +77,7 @@ def test_a_model_is_made(models, worker, images, tmp_path):
     adaptation.start(worker)
     assert adaptation.wait() == "ours"
     assert states == [STARTING, RUNNING, DONE]
-    assert read_card(models / "ours")["lineage"][-1]["name"] == "edgemae-first"
+    assert read_card(models / "ours")["lineage"][-1]["name"] == "u2ad-t2w"
     shares = [share for _stage, share, _left in progress]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
@@ -86,7 +86,7 @@ def test_a_model_is_made(models, worker, images, tmp_path):
     assert progress[-2][2] > 0
     assert curves[-1]["epoch"] == [0, 1, 2, 3, 4]
     (call,) = log(tmp_path)
-    assert call["--model"] == "edgemae-first"
+    assert call["--model"] == "u2ad-t2w"
     assert call["--out"] == str(models / "ours")
     assert (call["--epochs"], call["--device"], call["flags"]) == ("4", "auto", ["--few"])
     assert call["images"][0][0] == "images"
@@ -114,7 +114,7 @@ def test_only_images_of_the_scene_are_offered(models, volumes):
     [
         ({"name": "../x"}, UsageError, "letters"),
         ({"name": ""}, UsageError, "letters"),
-        ({"name": "edgemae-first"}, UsageError, "already"),
+        ({"name": "u2ad-t2w"}, UsageError, "already"),
         ({"folder": "/nowhere"}, InputError, "/nowhere"),
         ({"folder": None}, InputError, "Choose"),
         ({"model": "unknown"}, U2ADError, "unknown"),
@@ -176,7 +176,7 @@ def test_stopped_and_continued(models, worker, images, monkeypatch, tmp_path):
     (left,) = unfinished()
     assert (left.name, left.epochs) == ("ours", 10)
     assert 2 <= left.epoch < 10
-    assert adapting.remembered("ours") == Request("ours", "edgemae-first", images, epochs=10)
+    assert adapting.remembered("ours") == Request("ours", "u2ad-t2w", images, epochs=10)
     assert "ours" not in [entry.name for entry in list_models()]
     monkeypatch.setenv("STAND_IN_EPOCH_S", "0")
     again = Adaptation(adapting.remembered("ours"))
@@ -253,16 +253,16 @@ def test_discarding(models, worker, images, monkeypatch):
     assert unfinished() == []
     assert not (models / "ours").exists()
     with pytest.raises(UsageError, match="no unfinished"):
-        adapting.discard("edgemae-first")
-    assert find_model("edgemae-first").is_dir()
+        adapting.discard("u2ad-t2w")
+    assert find_model("u2ad-t2w").is_dir()
 
 
 def test_free_names(models, worker, images, monkeypatch):
-    assert adapting.free_name("edgemae-first") == "edgemae-first-adapted"
-    adaptation = Adaptation(Request("edgemae-first-adapted", folder=images, epochs=1))
+    assert adapting.free_name("u2ad-t2w") == "u2ad-t2w-adapted"
+    adaptation = Adaptation(Request("u2ad-t2w-adapted", folder=images, epochs=1))
     adaptation.start(worker)
     assert adaptation.wait() in [entry.name for entry in list_models()]
-    assert adapting.free_name("edgemae-first") == "edgemae-first-adapted-2"
+    assert adapting.free_name("u2ad-t2w") == "u2ad-t2w-adapted-2"
 
 
 # --- the end of Slicer

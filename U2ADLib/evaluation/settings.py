@@ -17,11 +17,11 @@ from ..config import ScoreConfig
 from ..curve import anocurve
 from ..package import load_model
 from ..progress import ProgressBar
+from ..rivals.rules import BASELINES, signed_residual
 from ..roi.centreline import Centreline
 from ..simulation.plant import LESION_KINDS, plant_lesion
 from ..training.data import slices_of
 from ..training.phantoms import random_phantom
-from .baselines import BASELINES, signed_residual
 
 SETTINGS_SEEDS = 3_000_000  # apart from those of training and thresholds
 NEAR_MM = 6.0  # a peak so near to the lesion has found it

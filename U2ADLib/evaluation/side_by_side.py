@@ -14,7 +14,7 @@ from ..anomaly import filtered_map
 from ..config import SEGMENT_NAMES, ScoreConfig
 from ..curve import segment_scores, volume_curve
 from ..package import load_model
-from .baselines import BASELINES, signed_residual
+from ..rivals.rules import BASELINES, signed_residual
 
 NETWORK = "AnoMap (the network)"
 

@@ -44,8 +44,10 @@ class CaseScores:
     patient: the highest score (Eq. 2; of a box detector the highest confidence). segments: by name, of the segments of
     the region that show cord in an analysed slice (Eq. 1; of a box detector the highest confidence of the boxes that
     overlap the segment's rectangle with IoU > 0.5, else 0). top: the segment with the highest score, None without one.
-    lesions: highest score in each planted lesion; peaks: scores and places (slice, row, column) of the marks elsewhere,
-    for FROC. seconds: of computing.
+    lesions: highest score in each planted lesion, −inf where it is not found at all; peaks: of the marks elsewhere, for
+    FROC: score, slice in the stack, row and column, highest first. seconds: of computing.
+    pixel_ap, pixel_dice: of the pixels in the cord against the lesions' outlines, each at its best threshold; None
+    without lesions, and of boxes.
     """
 
     id: str
@@ -54,4 +56,6 @@ class CaseScores:
     top: str | None
     seconds: float = 0.0
     lesions: tuple[float, ...] = ()
-    peaks: tuple[float, ...] = ()
+    peaks: tuple[tuple[float, int, int, int], ...] = ()
+    pixel_ap: float | None = None
+    pixel_dice: float | None = None

@@ -1,0 +1,181 @@
+"""Tables that several experiments share: the paper's protocol, and the figures that a reviewer believes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..config import RULES
+from ..training import Comparison, Entry
+from . import paper
+from .context import Context, interval, jobs_of, spread, undefined
+from .result import Cell, Table, Value
+from .scoring import Job
+
+OURS = ("u2ad", "u2ad-default")  # rows that are U²AD's own
+PROTOCOL = (
+    ("Accuracy", "patient accuracy"),
+    ("F1", "patient F1"),
+    ("Specificity", "patient specificity"),
+    ("F1", "segment F1 (oracle)"),
+    ("Recall", "segment recall (oracle)"),
+    ("Specificity", "segment specificity (oracle)"),
+    ("F1", "segment F1"),
+    ("F1, located", "located F1"),
+)
+PROTOCOL_GROUPS = (("Patient level", 3), ("Segment level, threshold of the test fold", 3), ("of the other folds", 2))
+PROTOCOL_NOTE = (
+    "Mean ± SD over folds. Patient level: the threshold with sensitivity 0.9 in the other folds. Segment level: the "
+    "top segment; “threshold of the test fold” is the paper's rule and an oracle's, “of the other folds” is not. "
+    "Located: an image with a hyperintensity whose top segment is another one is a miss."
+)
+OURS_COLUMNS = (
+    ("AUROC", "patient AUROC", 1),
+    ("AUPRC", "patient AUPRC", 1),
+    ("Sensitivity, fixed threshold", "patient sensitivity (fixed threshold)", 1),
+    ("Specificity, fixed threshold", "patient specificity (fixed threshold)", 1),
+    ("Healthy false positives", "healthy false-positive rate", -1),
+    ("Healthy false positives", "healthy false-positive rate, pooled", -1),
+    ("Specificity at sensitivity 0.9 (oracle)", "patient specificity at sensitivity 0.9 (oracle)", 1),
+    ("AUROC", "segment AUROC", 1),
+    ("AP", "segment AP", 1),
+    ("Found at 0.5 false per image", "segments found at 0.5 false per image", 1),
+    ("Lesions found at 1 false mark per image", "lesions found at 1 false mark per image", 1),
+    ("Pixel AP", "pixel AP", 1),
+    ("Pixel Dice (oracle)", "pixel Dice", 1),
+)
+OURS_NOTE = (
+    "All segments are judged, those that were not found count as missed. In brackets 95 % intervals over people "
+    "(bootstrap; of rates of healthy images Clopper-Pearson)."
+)
+FIXED_NOTE = "The fixed threshold is that with sensitivity 0.9 on validation images, which are not the test's."
+POOLED_NOTE = "Healthy false positives: at the thresholds with sensitivity 0.9 in the other folds."
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method in a strategy. label: of its first columns."""
+
+    entry: Entry
+    strategy: int
+    labels: tuple[str, ...]
+
+    @property
+    def is_ours(self) -> bool:
+        return self.entry.method in OURS
+
+
+def strategy_text(strategy: int) -> str:
+    """For a cell."""
+    return str(strategy) if strategy else "–"
+
+
+def rows_of(context: Context, methods: Sequence[str], strategies: Sequence[int] | None = None) -> list[Row]:
+    """Methods in their strategies, of those given if any; strategy by strategy as in the paper's Table 1."""
+    made = []
+    for name in context.config.known(tuple(methods)):
+        entry = context.comparison.entry(name)
+        for strategy in context.comparison.strategies(name):
+            if (strategies is None or strategy in strategies) and context.is_there(entry, strategy):
+                made.append(Row(entry, strategy, (strategy_text(strategy), context.title(entry))))
+    return sorted(made, key=lambda row: row.strategy)
+
+
+def rule_rows(context: Context) -> list[Row]:
+    """The simple rules that stand in every table."""
+    return rows_of(context, RULES)
+
+
+def method_jobs(comparison: Comparison, methods: Sequence[str], best_only: bool = False) -> list[Job]:
+    """Scores of methods in all their strategies (or their best one), and of the simple rules."""
+    jobs = []
+    for name in comparison.config.known(tuple(dict.fromkeys((*methods, *RULES)))):
+        strategies = (comparison.best_strategy(name),) if best_only else comparison.strategies(name)
+        for strategy in strategies:
+            jobs += jobs_of(comparison, comparison.entry(name), strategy, uses=("test", "validation"))
+    return jobs
+
+
+def protocol_table(context: Context, name: str, title: str, rows: Sequence[Row], number: str) -> Table:
+    """Figures as the paper has them, with its own beside them where the data are the paper's.
+
+    :param number: of the paper's table, "table1" …
+    """
+    columns = ("Strategy", "Method", *(short for short, _ in PROTOCOL))
+    figures = [context.figures(row.entry, row.strategy) for row in rows]
+    lines: list[tuple[Cell, ...]] = []
+    for row, found in zip(rows, figures, strict=True):
+        keys = (row.entry.method, row.strategy) if number == "table1" else (row.entry.method,)
+        known = paper.found(number, context.config.paper_data, *keys)
+        known = {key.replace("segment F1", "segment F1 (oracle)"): value for key, value in known.items()}
+        for rate in ("recall", "specificity"):
+            known[f"segment {rate} (oracle)"] = known.pop(f"segment {rate}", "")
+        lines.append((*row.labels, *(spread(found.get(key), known.get(key, "")) for _, key in PROTOCOL)))
+    return Table(
+        name,
+        title,
+        columns,
+        tuple(lines),
+        (0, 0, *(1 for _ in PROTOCOL)),
+        (PROTOCOL_NOTE, *undefined(figures), *context.doubts(), context.stated()),
+        (("", 2), *PROTOCOL_GROUPS),
+        tuple(n for n, row in enumerate(rows) if row.is_ours),
+    )
+
+
+def reviewers_table(context: Context, name: str, title: str, rows: Sequence[Row]) -> Table:
+    """Figures that need no threshold of the test's own; oracles are named so."""
+    figures = [context.figures(row.entry, row.strategy) for row in rows]
+    known = [one for one in OURS_COLUMNS if any(one[1] in found for found in figures)]
+    fixed = any("(fixed threshold)" in key for _, key, _ in known)
+    if fixed:
+        known = [one for one in known if not one[1].endswith(", pooled")]
+    seconds = [context.seconds(row.entry, row.strategy) for row in rows]
+    lines = tuple(
+        (*row.labels, *(interval(found.get(key)) for _, key, _ in known), Value(_median(spent), digits=3))
+        for row, found, spent in zip(rows, figures, seconds, strict=True)
+    )
+    patient = sum("patient" in key or "healthy" in key for _, key, _ in known)
+    segment = sum("segment" in key for _, key, _ in known)
+    prevalence = np.mean([truth.patient for truth in context.truths]) if context.truths else np.nan
+    truth = [value for one in context.truths for value in one.segments.values()]
+    chance = f"Prevalence: {prevalence:.2f} of images, {np.mean(truth) if truth else np.nan:.2f} of segments."
+    return Table(
+        name,
+        title,
+        ("Strategy", "Method", *(short for short, _, _ in known), "Seconds per image"),
+        lines,
+        (0, 0, *(sign for *_, sign in known), -1),
+        (OURS_NOTE, FIXED_NOTE if fixed else POOLED_NOTE, chance, *context.doubts(), context.stated()),
+        (("", 2), ("Patient level", patient), ("Segment level", segment), ("", len(known) - patient - segment + 1)),
+        tuple(n for n, row in enumerate(rows) if row.is_ours),
+    )
+
+
+def _median(values):
+    return float(np.median(values)) if len(values) else np.nan
+
+
+def difference_table(context: Context, name: str, title: str, reference: str, rows: Sequence[Row]) -> Table | None:
+    """U²AD, all that it has learnt, less each other row, on the same draws of people; None without U²AD."""
+    if reference not in context.config.methods or not context.is_there(context.comparison.entry(reference)):
+        return None
+    mine = (context.comparison.entry(reference), context.comparison.best_strategy(reference))
+    keys = ("patient AUROC", "patient AUPRC", "segment AUROC", "segment AP")
+    others = [row for row in rows if (row.entry, row.strategy) != mine]
+    lines = []
+    for row in others:
+        found = context.difference(mine, (row.entry, row.strategy))
+        lines.append((*row.labels, *(interval(found.get(key)) for key in keys)))
+    return Table(
+        name,
+        title,
+        ("Strategy", "Method", *keys),
+        tuple(lines),
+        notes=(
+            "Above 0: U²AD is better. Intervals of 95 % over people, drawn together for both methods; one that holds 0 "
+            "shows no difference.",
+            context.stated(),
+        ),
+        emphasised=tuple(n for n, row in enumerate(others) if row.is_ours),
+    )

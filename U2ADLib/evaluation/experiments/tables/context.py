@@ -1,0 +1,266 @@
+"""What every experiment is given: the configuration, the scores of each method, and figures from them."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from ....files import write_json
+from ....rivals.detector import Maps
+from ....thresholds import SENSITIVITY, sensitivity_threshold
+from ..config import digest
+from ..contracts import CaseScores, ExperimentCase
+from ..figures import Figure, all_figures, differences
+from ..scores import Truth, read_scores
+from ..training import Comparison, Entry, title_of
+from .result import INTERVAL, SPREAD, Value
+from .scoring import UNCHANGED, Change, Job, key_of, look, read_quality, stage_of
+
+HEALTHY = "healthy false-positive rate"
+PATIENT, SEGMENT = "patient AUROC", "segment AUROC"  # what methods are ranked by
+
+
+def jobs_of(
+    comparison: Comparison,
+    entry: Entry,
+    strategy: int | None = None,
+    inference: int = 0,
+    change: Change = UNCHANGED,
+    uses: Sequence[str] = ("test",),
+) -> list[Job]:
+    """Every fold and seed of a method in a strategy (None: the best one).
+
+    Scores at which thresholds are fixed before, `uses` with "validation", are those of the same models.
+    """
+    config = comparison.config
+    strategy = comparison.best_strategy(entry.method) if strategy is None else strategy
+    seeds = config.seeds if strategy else config.seeds[:1]
+    uses = [use for use in uses if use == "test" or config.validation]
+    return [
+        Job(entry, strategy, fold, seed, inference, change, use)
+        for seed in seeds
+        for fold in range(config.folds.count)
+        for use in uses
+    ]
+
+
+class Context:
+    """Reads what was scored; `failed` are the jobs that were not, which are missing from every table."""
+
+    def __init__(self, comparison: Comparison, failed: Iterable[Job] = ()):
+        self.comparison, self.config, self.out = comparison, comparison.config, comparison.out
+        self.failed = set(failed)
+        self.pictures = self.out / "figures"
+        self._rivals: dict = {}
+
+    # ----------------------------------------------------------------------------------------------------- methods
+
+    def entries(self, methods: Sequence[str]) -> list[Entry]:
+        """Those that take part and of which nothing failed in their best strategy."""
+        made = [self.comparison.entry(name) for name in self.config.known(tuple(methods))]
+        return [entry for entry in made if self.is_there(entry)]
+
+    def is_there(self, entry: Entry, strategy: int | None = None, change: Change = UNCHANGED) -> bool:
+        """Whether all of a method's scores are."""
+        jobs = jobs_of(self.comparison, entry, strategy, change=change)
+        return not self.failed.intersection(jobs) and all(job.path(self.out).exists() for job in jobs)
+
+    def title(self, entry: Entry) -> str:
+        """A method's name as it stands in the tables."""
+        return title_of(entry.method)
+
+    # ----------------------------------------------------------------------------------------------------- figures
+
+    @cached_property
+    def truths(self) -> list[Truth]:
+        """Of the test set."""
+        return [Truth.of(case) for case in self.comparison.cases]
+
+    def scores(
+        self, entry: Entry, strategy: int | None = None, seed: int | None = None, inference=0, change=UNCHANGED
+    ) -> dict[str, CaseScores]:
+        """By case: each is scored by the model that did not see its person."""
+        seed = self.config.seeds[0] if seed is None else seed
+        made: dict[str, CaseScores] = {}
+        for job in jobs_of(self.comparison, entry, strategy, inference, change):
+            if job.seed == seed:
+                made |= read_scores(job.path(self.out))
+        return made
+
+    def quality(self, entry: Entry, strategy: int | None = None, change=UNCHANGED) -> dict[str, dict]:
+        """How well cords are rebuilt, by case; empty for methods that do not rebuild. Of the first seed."""
+        made: dict[str, dict] = {}
+        for job in jobs_of(self.comparison, entry, strategy, change=change):
+            if job.seed == self.config.seeds[0]:
+                made |= read_quality(job.path(self.out))
+        return {name: line for name, line in made.items() if len(line) > 1}
+
+    def mean_quality(self, entry: Entry, strategy: int | None = None) -> dict[str, float]:
+        """Means over the images; those of lesions over the images that have one."""
+        lines = list(self.quality(entry, strategy).values())
+        names = sorted({name for line in lines for name in line} - {"id", "rebuilt"})
+        return {name: float(np.mean([line[name] for line in lines if name in line])) for name in names}
+
+    def figures(
+        self, entry: Entry, strategy: int | None = None, inference: int = 0, change: Change = UNCHANGED
+    ) -> dict[str, Figure]:
+        """`figures.all_figures` over all test images. Of several seeds the mean of values and of interval ends.
+
+        They are kept: resampling people for every method takes longer than reading it.
+        """
+        jobs = jobs_of(self.comparison, entry, strategy, inference, change)
+        keys = [key_of(self.comparison, job) for job in jobs]
+        kept = self.out / "computed" / f"{digest([keys, self.config.resamples, len(self.truths)])}.json"
+        if kept.exists():
+            return {
+                name: Figure(**{key: np.nan if one is None else one for key, one in values.items()})
+                for name, values in json.loads(kept.read_text(encoding="utf-8")).items()
+            }
+        made = _mean_of_seeds([
+            self._figures(entry, strategy, seed, inference, change) for seed in dict.fromkeys(job.seed for job in jobs)
+        ])  # fmt: skip
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_json(kept, {name: _plain(asdict(figure)) for name, figure in made.items()})
+        return made
+
+    def _figures(self, entry, strategy, seed, inference, change):
+        scores, settings = self.scores(entry, strategy, seed, inference, change), {"resamples": self.config.resamples}
+        made = all_figures(scores, self.truths, fold_of=self.comparison.fold_of, **settings)
+        if limits := self.thresholds(entry, strategy, seed):
+            fixed = all_figures(_above(scores, limits, self._model_of), self.truths, threshold=0.0, **settings)
+            made |= {name: figure for name, figure in fixed.items() if "(fixed threshold)" in name or name == HEALTHY}
+        return made
+
+    def thresholds(self, entry: Entry, strategy: int | None, seed: int) -> dict[int, float]:
+        """Of each fold's model, the patient threshold with sensitivity 0.9 on the validation images."""
+        if not self.config.validation:
+            return {}
+        truths, limits = [Truth.of(case) for case in self.comparison.validation], {}
+        for job in jobs_of(self.comparison, entry, strategy, uses=("validation",)):
+            scores = read_scores(job.path(self.out))
+            if job.seed != seed or not all(truth.id in scores for truth in truths):
+                continue
+            labels = np.array([truth.patient for truth in truths])
+            if labels.any():
+                values = np.array([scores[truth.id].patient for truth in truths])
+                limits[job.fold] = float(sensitivity_threshold(values, labels, SENSITIVITY))
+        return limits if len(limits) == self.config.folds.count else {}
+
+    def _model_of(self, case_id):
+        return self.comparison.fold_of[self._people[case_id]]
+
+    @cached_property
+    def _people(self):
+        return {truth.id: truth.person for truth in self.truths}
+
+    def difference(self, first: tuple[Entry, int], second: tuple[Entry, int]) -> dict[str, Figure]:
+        """First less second on the same draws of people, of the first seed."""
+        scores = [self.scores(entry, strategy) for entry, strategy in (first, second)]
+        return differences(*scores, self.truths, resamples=self.config.resamples)
+
+    def seconds(self, entry: Entry, strategy: int | None = None) -> np.ndarray:
+        """Of computing each test image's maps or boxes."""
+        return np.array([one.seconds for one in self.scores(entry, strategy).values()])
+
+    # -------------------------------------------------------------------------------------------------------- maps
+
+    def maps(self, entry: Entry, case: ExperimentCase, strategy: int | None = None) -> Maps | None:
+        """A method's maps of a test image, by the model that did not see its person; None of detectors."""
+        strategy = self.comparison.best_strategy(entry.method) if strategy is None else strategy
+        job = Job(entry, strategy, self.comparison.fold_of[case.person], self.config.seeds[0])
+        stage = stage_of(self.comparison, job)
+        at = (entry, stage and stage.id)
+        if at not in self._rivals:
+            self._rivals = {at: self.comparison.trained(entry, stage)}  # one at a time: they are large
+        found = look(self._rivals[at], case)
+        return found if isinstance(found, Maps) else None
+
+    def shown_cases(self, count: int, positive: bool | None = True) -> list[ExperimentCase]:
+        """Images for pictures: of phantoms only, unless the configuration allows people. Large lesions first."""
+        allowed = [case for case in self.comparison.cases if self.may_show(case)]
+        allowed = [case for case in allowed if positive is None or case.patient == positive]
+        area = {case.id: 0 if case.lesions is None else int((case.lesions > 0).sum()) for case in allowed}
+        return sorted(allowed, key=lambda case: -area[case.id])[:count]
+
+    def may_show(self, case: ExperimentCase) -> bool:
+        """Whether an image may stand in the report."""
+        return self.config.pictures_of == "all" or case.group == "phantom"
+
+    def picture_path(self, name: str) -> Path:
+        """Where a picture is written; its name is what the report knows it by."""
+        self.pictures.mkdir(parents=True, exist_ok=True)
+        return self.pictures / f"{name}.png"
+
+    # ------------------------------------------------------------------------------------------------------- words
+
+    def doubts(self) -> list[str]:
+        """What is missing from the tables."""
+        methods = sorted({job.entry.method for job in self.failed})
+        return [f"Failed and left out: {', '.join(map(title_of, methods))}."] if methods else []
+
+    def stated(self) -> str:
+        """The configuration in a sentence, for the foot of every table."""
+        config = self.config
+        people, positive = len(self.comparison.people), sum(truth.patient for truth in self.truths)
+        groups = sorted({truth.group for truth in self.truths})
+        budget = "; ".join(_budget_text(stage, one) for stage, one in config.budget.items())
+        learnt = (
+            "the target stage learns from the test images"
+            if config.folds.transductive
+            else "nobody tested is learnt from"
+        )
+        return (
+            f"Configuration {config.name} ({config.key()}): {len(self.truths)} test images of {people} people "
+            f"({', '.join(groups)}), {positive} with a hyperintensity; {config.folds.count} folds of people, {learnt}; "
+            f"{budget}; {len(config.seeds)} seed{'s' * (len(config.seeds) > 1)}; {config.resamples} resamples."
+        )
+
+
+def spread(figure: Figure | None, paper: str = "") -> Value:
+    """A figure of the paper's protocol: ± its standard deviation over folds."""
+    return Value.of(figure, SPREAD, paper)
+
+
+def interval(figure: Figure | None, digits: int = 3) -> Value:
+    """A figure with its interval over people."""
+    return Value.of(figure, INTERVAL, digits=digits)
+
+
+def undefined(figures: Iterable[dict[str, Figure]]) -> list[str]:
+    """Notes on figures that are not defined everywhere."""
+    notes = {
+        f"{name}: {one.note}." for found in figures for name, one in found.items() if "not defined in any" in one.note
+    }
+    return sorted(notes)[:3]
+
+
+def _budget_text(stage, budget):
+    limits = {"minutes": budget.minutes, "steps": budget.steps}
+    parts = [f"{limit:g} {unit}" for unit, limit in limits.items() if limit is not None]
+    return f"{stage} stage {' or '.join(parts)}"
+
+
+def _above(scores, limits, model_of):
+    """Patient scores less the threshold of their model, so that all have the threshold 0."""
+    return {name: replace(one, patient=one.patient - limits[model_of(name)]) for name, one in scores.items()}
+
+
+def _mean_of_seeds(made: list[dict[str, Figure]]) -> dict[str, Figure]:
+    if len(made) == 1:
+        return made[0]
+    names = [name for name in made[0] if all(name in one for one in made)]
+    result = {}
+    for name in names:
+        found = [one[name] for one in made]
+        with np.errstate(invalid="ignore"):
+            ends = [float(np.mean([getattr(one, end) for one in found])) for end in ("value", "low", "high")]
+            apart = float(np.std([one.value for one in found], ddof=1))
+        result[name] = Figure(*ends, found[0].n, f"{found[0].note}; mean of {len(made)} seeds, SD {apart:.3f}")
+    return result
+
+
+def _plain(values):
+    return {key: None if isinstance(one, float) and not np.isfinite(one) else one for key, one in values.items()}

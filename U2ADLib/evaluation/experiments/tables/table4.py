@@ -1,0 +1,64 @@
+"""K, mask ratio and τ, and the time of an image (paper, Table 4)."""
+
+import numpy as np
+
+from ..training import Comparison, Entry
+from . import paper
+from .common import PROTOCOL, PROTOCOL_GROUPS, PROTOCOL_NOTE
+from .context import Context, interval, jobs_of, spread
+from .result import Result, Table, Value
+from .scoring import Job
+
+TITLE = "Hyper-parameters (Table 4)"
+NAMES = {"k": "K", "mask_ratio": "mask ratio r", "tau": "τ"}
+
+
+def variants(comparison: Comparison) -> list[tuple[str, float, Entry]]:
+    """(setting, value, method with it), without the method where it does not take part. K changes the maps alone."""
+    option = comparison.config.option("table4")
+    if option.method not in comparison.config.methods:
+        return []
+    base = comparison.entry(option.method)
+    return [
+        (name, value, base.variant(f"{name}-{value:g}", retrained=name != "k", **{name: value}))
+        for name in NAMES
+        for value in getattr(option, name)
+    ]
+
+
+def jobs(comparison: Comparison) -> list[Job]:
+    """Each value in the best strategy. Variants that would be trained as another one share its training."""
+    return [job for _, _, entry in variants(comparison) for job in jobs_of(comparison, entry)]
+
+
+def run(context: Context) -> Result:
+    """One table, with the paper's time where the data are its own."""
+    lines, data = [], context.config.paper_data
+    for name, value, entry in variants(context.comparison):
+        if not context.is_there(entry):
+            continue
+        found, known = context.figures(entry), paper.found("table4", data, name, value)
+        beside = {key: known.get(key.removesuffix(" (oracle)"), "") for _, key in PROTOCOL}
+        beside |= {key: "" for _, key in PROTOCOL[-2:]}
+        seconds = Value(
+            float(np.median(context.seconds(entry))), paper=paper.found("seconds", data, name, value).get("seconds", "")
+        )
+        cells = [spread(found.get(key), beside[key]) for _, key in PROTOCOL]
+        more = [interval(found.get(key)) for key in ("patient AUROC", "segment AUROC")]
+        lines.append((NAMES[name], f"{value:g}", *cells, *more, seconds))
+    if not lines:
+        return Result(notes=["Table 4 is empty: U²AD does not take part."])
+    table = Table(
+        "table4",
+        TITLE,
+        ("Setting", "Value", *(short for short, _ in PROTOCOL), "Patient AUROC", "Segment AUROC", "Seconds per image"),
+        tuple(lines),
+        (0, 0, *(1 for _ in PROTOCOL), 1, 1, -1),
+        (
+            PROTOCOL_NOTE,
+            "K changes the maps alone, r and τ the adaptation; the source stage is the same for all.",
+            context.stated(),
+        ),
+        (("", 2), *PROTOCOL_GROUPS, ("All segments", 2), ("", 1)),
+    )
+    return Result([table])
