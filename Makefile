@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 U2AD := $(BIN)/u2ad
 READY := $(VENV)/.ready
 
+# Processes that share the tests, each with one thread: a file of tests stays together.
+WORKERS ?= 2
+
 # The bundled phantom, or your own: make demo INPUT=neck.nii.gz [CORD=neck_seg.nii.gz] [DISCS=neck_discs.nii.gz]
 SAMPLE := Resources/Sample
 INPUT ?= $(SAMPLE)/sample_T2w.nii.gz
@@ -20,7 +23,7 @@ help:
 	@echo "make bench   measure speed, as ratios within one run"
 	@echo "make sample  simulate the bundled sample again (the same bytes)"
 	@echo "make screenshots  draw the pictures of the panel again"
-	@echo "make model   train the bundled model again (needs the real images; about an hour on two cores)"
+	@echo "make model   train the bundled model again, or with PEOPLE=… one of yours (hours on two cores)"
 	@echo "make region  train the model that finds cord and levels again (the same)"
 
 # torch first and alone: a range would take a CUDA build of several gigabytes here.
@@ -34,7 +37,7 @@ demo: $(READY)
 	$(U2AD) analyse $(INPUT) $(if $(CORD),--cord $(CORD)) $(if $(DISCS),--discs $(DISCS)) --no-labels-beside --out $(OUT) --overwrite
 
 test: $(READY) lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check U2ADLib U2AD Testing
@@ -50,12 +53,19 @@ sample: $(READY)
 screenshots: $(READY)
 	$(BIN)/python Testing/screenshots.py
 
-# Trained on two people and phantoms; the epoch is chosen on a third person. The paths are relative to this folder.
+# The bundled model: the network, then the discriminators of the default score, then thresholds. It learns from everybody
+# in a BIDS folder (Spine Generic has the same form), and from phantoms; VALIDATION, an image with a mask beside it of
+# somebody else, chooses the epoch. Cords without a mask are found. Every step goes on where it was stopped.
 DATA ?= ../shared/data
+PEOPLE ?= $(DATA)/errsm
+VALIDATION ?= $(DATA)/sct_testing_data/t2.nii.gz
 MODEL ?= runs/u2ad-t2w
 model: $(READY)
-	$(U2AD) pretrain $(DATA)/errsm --people sub-errsm11 sub-errsm21 \
-	  --validation $(DATA)/sct_testing_data/t2.nii.gz --phantoms 300 --epochs 100 --out $(MODEL)
+	test -f $(MODEL)-network/model.json || $(U2AD) pretrain $(PEOPLE) --region-model default --validation $(VALIDATION) \
+	  --phantoms 300 --threshold-phantoms 0 --epochs 100 --out $(MODEL)-network
+	test -f $(MODEL)/model.json || $(U2AD) train-discriminator $(PEOPLE) --region-model default \
+	  --model $(MODEL)-network --count 2 --out $(MODEL)
+	$(U2AD) thresholds $(MODEL) --phantoms 100
 
 # Finds cord and levels. One person is held out; the state is kept, so a stopped training goes on.
 REGION ?= runs/region-first

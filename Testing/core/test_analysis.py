@@ -134,19 +134,16 @@ def test_a_bright_lesion_tops_its_segment_with_the_bundled_model(phantom):
     assert result.lesions[0]["length [mm]"] == pytest.approx(14, abs=5)
 
 
-def test_a_lesion_in_a_person_the_model_never_saw(shared_data):
-    """4 × 12 mm at half the contrast at C4-5 of sub-errsm24; the healthy neck has its highest score elsewhere."""
+def test_a_lesion_in_a_real_neck(shared_data):
+    """4 × 12 mm at a quarter of the contrast at C4-5. The model knows this neck: it is no figure."""
     anat = shared_data / "errsm" / "sub-errsm24" / "anat" / "sub-errsm24_T2w"
     volume, cord, labels = (
         read_volume(f"{anat}{part}.nii.gz") for part in ("", "_label-SC_seg", "_label-discs_dlabel")
     )
     discs = read_discs(labels, cord=cord)
-    made = planted(volume, cord.array > 0, discs, lesions=[Lesion("C4-5", 0.5, 4, 12, 4)])
+    made = planted(volume, cord.array > 0, discs, lesions=[Lesion("C4-5", 0.25, 4, 12, 4)])
     healthy, ill = (analyse(v, cord=cord, discs=labels) for v in (volume, made.volume))
-    top, top_ill = (max(a.segments, key=lambda s: s.score) for a in (healthy, ill))
-    assert top.name != "C4-5"
     assert healthy.flagged == ()
-    assert top_ill.name == "C4-5"
     assert ill.flagged == ("C4-5",)
     # Without any label, too.
     found = analyse(made.volume)
@@ -270,9 +267,9 @@ def test_half_precision_weights_change_scores_by_less_than_a_percent(phantom, tm
         for p in network.parameters():
             p.add_(torch.randn(p.shape, generator=generator) * p.abs() * 2e-4)
     exact = replace(bundled, network=network)
-    save_model(tmp_path / "half", network, {key: bundled.card[key] for key in ("scores", "thresholds")})
+    save_model(tmp_path / "half", network, {"scores": {"paper": bundled.card["scores"]["paper"]}})
     results = [
-        scores(analyse(phantom.volume, cord=phantom.cord, discs=phantom.discs, model=m))
+        scores(analyse(phantom.volume, cord=phantom.cord, discs=phantom.discs, model=m, score="paper"))
         for m in (exact, load_model(tmp_path / "half"))
     ]
     assert results[0] == pytest.approx(results[1], rel=0.01)

@@ -16,7 +16,6 @@ from U2ADLib.training.discriminator import (
     as_input,
     discriminator_loss,
     train_discriminator,
-    turned,
 )
 
 TINY = DiscriminatorArchitecture(widths=(4, 8))
@@ -160,15 +159,3 @@ def test_it_can_look_at_reconstructions(tmp_path):
     trained, curves = train_discriminator(healthy(), tmp_path, architecture, short, network=load_model().network)
     assert trained.architecture == architecture
     assert np.isfinite(curves[0]["loss"])
-
-
-def test_examples_are_turned_together_with_their_targets():
-    inputs = torch.arange(8 * 2 * 6 * 4, dtype=torch.float32).reshape(8, 2, 6, 4)
-    shown, wanted = turned(inputs, inputs[:, 0], np.random.default_rng(0))
-    torch.testing.assert_close(shown[:, 0], wanted)
-    ways = dict.fromkeys(((), (-2,), (-1,), (-2, -1)), 0)
-    for before, after in zip(inputs, shown, strict=True):
-        (way,) = (way for way in ways if torch.equal(before.flip(way), after))
-        ways[way] += 1
-    assert sum(ways.values()) == 8
-    assert min(ways.values()) > 0

@@ -169,6 +169,8 @@ def test_another_architecture_budget_or_folder_is_refused(slices, source, tmp_pa
         make("u2ad").anomaly_map(slices.images, slices.cords)
     with pytest.raises(UsageError, match="no setting colour"):
         make("u2ad", colour=1)
+    with pytest.raises(UsageError, match="no preset 'large'"):
+        make("u2ad", preset="large")
     with pytest.raises(UsageError, match="minutes or steps"):
         make("u2ad", **TINY).fit(slices, Training("source", tmp_path / "new", Budget()))
 
@@ -179,6 +181,8 @@ def test_the_papers_settings_are_the_defaults():
     assert (settings.depth, settings.decoder_depth, settings.k, settings.mask_ratio) == (24, 8, 10, 0.75)
     assert settings.epochs // settings.refreshes == paper.refresh
     assert int((1 - settings.au_share) * settings.epochs) == paper.au_from
+    small = make("u2ad", preset="small", k=5).settings
+    assert (small.depth, small.width, small.k) == (6, 128, 5)
 
 
 # ---------------------------------------------------------------- budget
@@ -253,7 +257,23 @@ def curved(count=3):
     return TrainingSlices(images, cords, np.array([f"p{k}" for k in range(count)]))
 
 
-def test_the_default_score_trains_saves_and_adapts(tmp_path):
+class InThisProcess:
+    """A pool without processes: starting one takes seconds."""
+
+    def __init__(self, workers, context, initialise, arguments):
+        initialise(*arguments)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    map = staticmethod(map)
+
+
+def test_the_default_score_trains_saves_and_adapts(tmp_path, monkeypatch):
+    monkeypatch.setattr("U2ADLib.training.discriminator.ProcessPoolExecutor", InThisProcess)
     data = curved()
     settings = {"count": 1, "widths": [4, 8], "batch": 2}
     method = make("u2ad-default", **settings)

@@ -12,9 +12,9 @@ import slicer
 import slicer.util
 
 from slicer_bench.adapting_worker import write_program
-from slicer_bench.fixtures import click
+from slicer_bench.fixtures import click, without_default_score
 from U2ADLib.errors import U2ADError
-from U2ADLib.package import read_card
+from U2ADLib.package import find_model, read_card, update_card
 from U2ADLib.resources import resource
 from U2ADScene import adapting, results
 
@@ -46,6 +46,15 @@ def opened(panel, app, tmp_path, monkeypatch):
     widget.ui.adaptSection.collapsed = False
     qt.QApplication.processEvents()
     return widget
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """A model of the user's without the default score, which the real worker adapts in seconds. It flags everything."""
+    folder = without_default_score(find_model(), tmp_path / "models" / "bare")
+    low = [one | {"segment": 0.001, "patient": 0.001} for one in read_card(folder)["thresholds"]]
+    update_card(folder, thresholds=low)
+    return folder
 
 
 @pytest.fixture
@@ -106,10 +115,11 @@ def test_what_is_missing_is_said_and_nothing_starts(opened, images):
 # --- the real worker
 
 
-def test_from_images_to_a_chosen_model_and_before_and_after(opened, images):
+def test_from_images_to_a_chosen_model_and_before_and_after(bare, opened, images):
     """The whole way, with the real worker: adapt, be chosen, analyse with both, switch."""
     ui = opened.ui
     opened.use_program(sys.executable)
+    ui.adaptModelSelector.setCurrentIndex(ui.adaptModelSelector.findData("bare"))
     fill_in(opened, images, 2)
     click(ui.adaptButton)
     assert ui.adaptButton.text == "Stop"
@@ -118,10 +128,10 @@ def test_from_images_to_a_chosen_model_and_before_and_after(opened, images):
     settle(opened)
     assert ui.adaptStatus.text == "Done. The model ours is chosen above."
     assert ui.modelSelector.currentData == "ours"
-    assert "Adapted from u2ad-t2w to 3 slices of 1 people." in ui.modelCard.text
+    assert "Adapted from bare to 3 slices of 1 people." in ui.modelCard.text
     assert "nothing is flagged until thresholds are set" in ui.thresholdsLabel.text
     assert ui.adaptButton.text == "Adapt"
-    assert ui.adaptName.text == "u2ad-t2w-adapted"  # free again
+    assert ui.adaptName.text == "bare-adapted"  # free again
 
     click(ui.sampleButton)
     click(ui.compareButton)
@@ -129,18 +139,18 @@ def test_from_images_to_a_chosen_model_and_before_and_after(opened, images):
     volume = ui.inputSelector.currentNode()
     before, after = results.find(volume)
     made = [opened.logic.analyses.of(one).provenance["model"]["name"] for one in (before, after)]
-    assert made == ["u2ad-t2w", "ours"]
+    assert made == ["bare", "ours"]
     assert ui.afterButton.text == "Shown: after"
     assert ui.afterButton.checked
     assert "Nothing is flagged" in ui.verdictLabel.text
     assert "no thresholds" in ui.notesLabel.text
     assert [ui.segmentsTable.item(r, 2).text() for r in range(7)] == 7 * [""]
-    assert float(ui.segmentsTable.item(2, 1).text()) > 0.1  # but there are scores
+    assert float(ui.segmentsTable.item(2, 1).text()) > 0  # but there are scores
     yellow = slicer.mrmlScene.GetSingletonNode("Yellow", "vtkMRMLSliceCompositeNode")
     view = slicer.mrmlScene.GetSingletonNode("Yellow", "vtkMRMLSliceNode")
     place = slicer.util.arrayFromVTKMatrix(view.GetSliceToRAS())
     for shown, other, text, words in (
-        (before, after, "Shown: before", "Flagged: C4-5, C6-7"),
+        (before, after, "Shown: before", "Flagged: C2-3, C3-4, C4-5, C5-6, C6-7, C7-T1"),
         (after, before, "Shown: after", "Nothing is flagged"),
     ):
         click(ui.afterButton)
@@ -163,9 +173,10 @@ def test_from_images_to_a_chosen_model_and_before_and_after(opened, images):
     assert len(results.find(volume)) == 2
 
 
-def test_the_real_worker_is_stopped_and_continued(opened, images, tmp_path):
+def test_the_real_worker_is_stopped_and_continued(bare, opened, images, tmp_path):
     ui = opened.ui
     opened.use_program(sys.executable)
+    ui.adaptModelSelector.setCurrentIndex(ui.adaptModelSelector.findData("bare"))
     fill_in(opened, images, 30)
     click(ui.adaptButton)
     until(lambda: any((one.epoch or 0) >= 1 for one in adapting.unfinished()))

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SLICER_STAND_IN = ROOT / "Testing" / "slicer_bench" / "cmake"
-DELIVERED = ("Models", "Sample")  # of Resources/; the screenshots are for the web pages
+DELIVERED = ("Experiments", "Models", "Sample")
 
 
 def cmake_list(folder: str, name: str) -> list[str]:
@@ -42,7 +42,7 @@ def files_below(folder: Path, pattern: str = "*") -> list[str]:
         ("U2ADLib", "MODULE_PYTHON_SCRIPTS", files_below(ROOT / "U2ADLib", "*.py")),
         ("Resources", "BUNDLED_FILES", [f"{d}/{f}" for d in DELIVERED for f in files_below(ROOT / "Resources" / d)]),
     ],
-    ids=["module", "module resources", "U2ADLib", "models and sample"],
+    ids=["module", "module resources", "U2ADLib", "models, sample, experiments"],
 )
 def test_lists_equal_the_tree(folder, name, tree):
     listed = cmake_list(folder, name)

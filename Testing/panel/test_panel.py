@@ -13,6 +13,7 @@ import slicer.util
 from slicer_bench.fixtures import click, settle
 from U2ADLib.batch import SUMMARY
 from U2ADLib.errors import InputError
+from U2ADLib.package import find_model, read_card
 from U2ADLib.resources import resource
 from U2ADScene import dependencies, job, results, runs
 
@@ -207,13 +208,15 @@ def test_missing_packages_are_asked_for(opened, monkeypatch):
 def test_thresholds_flag_at_once(analysed, monkeypatch):
     ui = analysed.ui
     monkeypatch.setattr(runs.Run, "start", lambda *args: pytest.fail("computed again"))
-    ui.segmentThreshold.value = 0.2
+    ui.segmentThreshold.value = 0.97
     assert [row[0] for row in rows(ui.segmentsTable) if row[3]] == ["C4-5", "whole cord"]
-    ui.segmentThreshold.value = 0.05
+    ui.segmentThreshold.value = 0.02
     assert "C3-4" in ui.verdictLabel.text
     click(ui.resetThresholdsButton)
     assert "Flagged: C4-5, C6-7" in ui.verdictLabel.text
-    assert ui.segmentThreshold.value == pytest.approx(0.167, abs=2e-3)
+    thresholds = read_card(find_model())["thresholds"]
+    usual = next(one for one in thresholds if (one["score"], one["slices"]) == ("default", "all"))
+    assert ui.segmentThreshold.value == pytest.approx(usual["segment"], abs=2e-3)
 
 
 def test_levels_can_be_shifted_and_discs_moved(analysed):

@@ -11,7 +11,7 @@ import qt
 import slicer
 import slicer.util
 
-from slicer_bench.fixtures import click, settle
+from slicer_bench.fixtures import click, settle, without_default_score
 from U2ADLib.errors import U2ADError
 from U2ADLib.package import find_model, read_card
 from U2ADScene import display, findings, runs
@@ -30,15 +30,16 @@ def header(table):
 
 @pytest.fixture
 def two_scores(tmp_path, monkeypatch):
-    """A model of the user's with both scores, "both", beside the bundled one. Its default score is the paper's with
-    another setting."""
+    """Two models of the user's beside the bundled one: "both", whose default score is the paper's with another setting,
+    and "bare" without any."""
     folder = tmp_path / "models" / "both"
     shutil.copytree(find_model("u2ad-t2w"), folder)
     card = read_card(folder)
     card["scores"]["default"] = card["scores"]["paper"] | {"erosion_px": 2}
-    card["thresholds"].append(ALL)
+    card["thresholds"] = [one for one in card["thresholds"] if one["score"] == "paper"] + [ALL]
     card["name"] = "both"
     (folder / "model.json").write_text(json.dumps(card))
+    without_default_score(find_model("u2ad-t2w"), folder.parent / "bare")
     monkeypatch.setenv("U2AD_MODELS", str(folder.parent))
     return folder
 
@@ -69,11 +70,11 @@ def choose_by_key(selector, key):
 def test_only_the_scores_that_the_model_has_can_be_chosen(opened):
     selector = opened.ui.scoreSelector
     assert [selector.itemText(k) for k in range(selector.count)] == ["Default (recommended)", "Paper (AnoMap)"]
-    if "default" not in read_card(find_model("u2ad-t2w"))["scores"]:
-        assert not selector.model().item(0).isEnabled()
-        assert selector.currentData == "paper"
-        choose_by_key(selector, qt.Qt.Key_Up)
-        assert selector.currentData == "paper"  # what the model has not cannot be reached
+    choose_model(opened, "bare")
+    assert not selector.model().item(0).isEnabled()
+    assert selector.currentData == "paper"
+    choose_by_key(selector, qt.Qt.Key_Up)
+    assert selector.currentData == "paper"  # what the model has not cannot be reached
     choose_model(opened, "both")
     assert [selector.model().item(k).isEnabled() for k in range(2)] == [True, True]
     assert selector.currentData == "default"
@@ -126,7 +127,8 @@ def test_results_name_the_score_in_use(opened):
         assert words in nodes.chart.GetTitle()
         legend = slicer.modules.colors.logic().GetColorLegendDisplayNode(nodes["anomaly"])
         assert words in legend.GetTitleText()
-    assert ui.segmentThreshold.value == pytest.approx(0.167, abs=2e-3)
+    papers = next(t for t in read_card(find_model("both"))["thresholds"] if t["slices"] == "all")
+    assert ui.segmentThreshold.value == pytest.approx(papers["segment"], abs=2e-3)
 
 
 def test_back_to_the_thresholds_of_this_score(opened):

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 PROGRAM = """#!{python}
-import json, os, select, signal, sys, time
+import json, os, select, shutil, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
 
@@ -74,7 +74,7 @@ while done < epochs:
 
 from safetensors.numpy import load_file, save_file
 from U2ADLib.files import file_sha256
-from U2ADLib.package import find_model, read_card
+from U2ADLib.package import find_model, read_card, weights_sha256
 
 source = find_model(options["--model"])
 card = read_card(source)
@@ -82,9 +82,12 @@ tensors = load_file(source / "weights.safetensors")
 name = sorted(tensors)[0]
 tensors[name] = tensors[name] * tensors[name].dtype.type(1.01)
 save_file(tensors, out / "weights.safetensors")
+if card.get("discriminators"):
+    say(stage="Adapting, score", done=1, total=1, seconds_left=0.0)
+    shutil.copy(source / "discriminators.safetensors", out)
 quality = dict(mse=0.02, psnr=20.0, ssim=0.8, variance=1.0)
 after = dict(quality, ssim=0.85)
-lineage = dict(name=card["name"], sha256=card["weights"]["sha256"], method="pretraining")
+lineage = dict(name=card["name"], sha256=weights_sha256(card), method="pretraining")
 training_entry = dict(method="adaptation", images=len(images), people=3, slices=21)
 weights = dict(card["weights"], sha256=file_sha256(out / "weights.safetensors"))
 card.update(name=out.name, thresholds=[], training=training_entry, lineage=[lineage], weights=weights,

@@ -3,6 +3,8 @@
 # ruff: noqa: E402 (`qt` and `ctk` exist only after the shim is installed)
 
 import importlib.util
+import json
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -106,6 +108,17 @@ def panel(load_module):
     yield opened
     for widget in made:
         widget.cleanup()
+
+
+def without_default_score(source: Path, folder: Path) -> Path:
+    """A copy of a model that has the paper's score alone, which is adapted in a moment."""
+    shutil.copytree(source, folder)
+    card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    del card["scores"]["default"], card["discriminators"]
+    card |= {"name": folder.name, "thresholds": [one for one in card["thresholds"] if one["score"] == "paper"]}
+    (folder / "discriminators.safetensors").unlink()
+    (folder / "model.json").write_text(json.dumps(card), encoding="utf-8")
+    return folder
 
 
 def click(button) -> None:

@@ -32,7 +32,7 @@ RIVALS = {
     "mae-mc-signed": ("u2ad", "SignedResidual"),
     "eu-guided": ("u2ad", "EUGuided"),
     "u2ad": ("u2ad", "U2AD"),
-    "u2ad-default": ("u2ad", "DefaultScore"),
+    "u2ad-default": ("default_score", "DefaultScore"),
 }
 
 

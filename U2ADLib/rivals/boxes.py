@@ -86,12 +86,3 @@ def box_scores(
             if box.confidence > most:
                 most, top = float(box.confidence), meant(box, places)
     return most, segments, top
-
-
-def middle_columns(width: int, wanted: int) -> slice:
-    """Columns that a detector looks at: as many as wanted from the middle of a slice, where the cord is.
-
-    Standard slices are centred on the cord, and a detector is not told where exactly it is.
-    """
-    first = max(width - wanted, 0) // 2
-    return slice(first, first + min(wanted, width))

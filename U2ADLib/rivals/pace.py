@@ -10,17 +10,19 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from ..errors import ModelError, UsageError
 from ..files import write_json
-from .detector import Budget
+from ..progress import Progress
+from .detector import Budget, Training
 
 PLAN = "plan.json"
 TIMED_STEPS = 6
+WARM_UP = 10  # at most one step in so many warms up: the paper's 500 would be all of a short training
 
 
 @dataclass(frozen=True)
@@ -112,3 +114,21 @@ def planned(folder: Path, budget: Budget, decide: Callable[[], dict]) -> dict:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"budget": asdict(budget), "plan": plan})
     return plan
+
+
+def part(training: Training, name: str, share: float) -> Training:
+    """A share of a stage's budget, in a folder of its own within the stage's."""
+    budget = training.budget
+    minutes = None if budget.minutes is None else share * budget.minutes
+    steps = None if budget.steps is None else max(1, round(share * budget.steps))
+    return replace(training, folder=training.folder / name, budget=Budget(minutes, steps))
+
+
+def timing(training: Training) -> Progress:
+    """Progress of steps that are only timed; it can cancel."""
+    return lambda stage, done, total: training.progress("Timing", done, total)
+
+
+def warm_up(usual: int, steps: int) -> int:
+    """Steps that warm up, of so many."""
+    return max(1, min(usual, steps // WARM_UP))

@@ -7,22 +7,18 @@
 | `SignedResidual` | random masks | Monte Carlo | x − μ where positive, smoothed |
 | `EUGuided` | EU stage | Monte Carlo | \\|x − μ\\| |
 | `U2AD` | EU stage, then AU stage | Monte Carlo | \\|x − μ\\| |
-| `DefaultScore` | of the discriminator | none | probability of a corruption |
 
-Trainings are the project's own (`training.pretrain`, `training.adapt`, `training.discriminator`), cut to the budget.
+Trainings are the project's own (`training.pretrain`, `training.adapt`), cut to the budget.
 `source_of` and `target_of` name the method whose training of that stage is this one's, too: saved by one, loaded by
 the other. That the first three differ in nothing but their maps is the point of the ablation.
 """
 
-import os
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import torch
-from scipy.ndimage import binary_dilation
 
 from ..anomaly import anomaly_map
 from ..config import Architecture, MonteCarloConfig
@@ -30,21 +26,15 @@ from ..errors import ModelError, UsageError
 from ..mae import EdgeMAE
 from ..montecarlo import monte_carlo
 from ..package import load_model, save_model
-from ..scoring.discriminator import Discriminator, DiscriminatorArchitecture
-from ..scoring.evidence import discriminator_logits, probability
 from ..training.adapt import AdaptConfig, adapt
-from ..training.adapt_discriminator import ADAPT_DISCRIMINATOR, MARGIN_PX, SUSPICIOUS
-from ..training.checkpoint import load_state, save_state, with_prefix
-from ..training.corrupted import draw_example
-from ..training.data import SliceSet, sampling_weights
-from ..training.discriminator import EXAMPLES_PER_TASK, DiscriminatorConfig, as_input, train_discriminator
+from ..training.data import SliceSet
 from ..training.pretrain import PretrainConfig, pretrain
-from .detector import SOURCE, Budget, Maps, Training, TrainingSlices
-from .pace import Pace, check_budget, measure, planned, seconds_computed, steps_and_epochs
+from .detector import SOURCE, Maps, Training, TrainingSlices
+from .pace import Pace, measure, part, planned, seconds_computed, steps_and_epochs, timing, warm_up
 from .rules import signed_residual
 
 TIMED_SLICES = 16  # of which maps are made to time a refresh
-WARM_UP = 10  # at most one step in so many warms up: the paper's 500 would be all of a short training
+PRESETS = {"full": {}, "small": {"depth": 6, "decoder_depth": 2, "epochs": 40, "refreshes": 5}}  # small: for two cores
 
 
 @dataclass(frozen=True)
@@ -102,9 +92,14 @@ class Baseline:
     eu_weight: ClassVar[str] = "uniform"  # of the adaptation's first stage
     leaves_alone: ClassVar[bool] = False  # has an AU stage
 
-    def __init__(self, **settings):
-        """:raises UsageError: a setting that there is not, or a value that it cannot have."""
-        self.settings = settings_of(Settings, settings, self.name)
+    def __init__(self, preset: str = "full", **settings):
+        """:param settings: go before those of the preset.
+
+        :raises UsageError: a preset or setting that there is not, or a value that it cannot have.
+        """
+        if preset not in PRESETS:
+            raise UsageError(f"{self.name} has no preset {preset!r}: choose from {', '.join(PRESETS)}.")
+        self.settings = settings_of(Settings, PRESETS[preset] | settings, self.name)
         self.monte_carlo = self._monte_carlo()
         self.device = self.settings.device
         self.source: EdgeMAE | None = None  # what an adaptation starts from
@@ -167,7 +162,7 @@ class Baseline:
                 batch=settings.batch,
                 learning_rate=settings.learning_rate,
                 decay=settings.decay,
-                warmup_steps=_warm_up(PretrainConfig.warmup_steps, steps * epochs),
+                warmup_steps=warm_up(PretrainConfig.warmup_steps, steps * epochs),
                 mask_ratio=settings.mask_ratio,
                 slices_per_epoch=steps * settings.batch,
                 seed=training.seed,
@@ -175,7 +170,7 @@ class Baseline:
 
         def run(folder: Path, steps: int) -> None:
             config = configured(steps, 1)
-            pretrain(train, None, folder, settings.architecture, config, device=device, progress=_timing(training))
+            pretrain(train, None, folder, settings.architecture, config, device=device, progress=timing(training))
 
         def decide() -> dict:
             start, pace = seconds_computed(device), None
@@ -210,7 +205,7 @@ class Baseline:
                 au_rate=settings.au_rate,
                 paper_rate=settings.learning_rate,
                 decay=settings.decay,
-                warmup_steps=_warm_up(AdaptConfig.warmup_steps, steps * epochs),
+                warmup_steps=warm_up(AdaptConfig.warmup_steps, steps * epochs),
                 seed=training.seed,
             )
 
@@ -218,7 +213,7 @@ class Baseline:
             some = np.arange(count) % len(train)
             few = SliceSet(*(getattr(train, field.name)[some] for field in fields(SliceSet)))
             config = replace(configured(steps, 1), au_from=None, watch_cases=0)
-            adapt(start, few, folder, config, device=device, progress=_timing(training))
+            adapt(start, few, folder, config, device=device, progress=timing(training))
 
         def timed() -> Pace:
             step, rest = measure(run, device)
@@ -279,141 +274,6 @@ class U2AD(EUGuided):
     leaves_alone = True
 
 
-@dataclass(frozen=True)
-class DefaultSettings:
-    """Of the discriminators; what is not here is as in `DiscriminatorConfig` and, for an adaptation,
-    `ADAPT_DISCRIMINATOR`. Their steps and examples are the most, however large the budget is."""
-
-    count: int = 3  # trainings that are averaged; they share the budget
-    widths: tuple[int, ...] = DiscriminatorArchitecture.widths
-    batch: int = DiscriminatorConfig.batch
-    device: str = "cpu"  # of inference; that of the training after one
-
-
-class DefaultScore:
-    """The score that analyses use by default: discriminators that learnt to find corruptions in healthy slices.
-
-    The adaptation goes on with corruptions of the target's slices. Unlike `training.adapt_discriminator` it adds no
-    phantoms, and leaves out only what the discriminators themselves suspect: there is no network here whose AU could
-    say more. On the target alone (strategy 2) all of it is taken for healthy.
-    """
-
-    name = "u2ad-default"
-    learns = True
-    supervised = False
-    source_of = None
-    target_of = None
-
-    def __init__(self, **settings):
-        """:raises UsageError: a setting that there is not."""
-        self.settings = settings_of(DefaultSettings, settings, self.name)
-        self.architecture = DiscriminatorArchitecture(widths=tuple(self.settings.widths))
-        self.device = self.settings.device
-        self.source: tuple[Discriminator, ...] = ()
-        self.discriminators: tuple[Discriminator, ...] = ()
-
-    def fit(self, slices: TrainingSlices, training: Training) -> None:
-        """See `detector.Rival`. A discriminator whose training was stopped is trained anew, finished ones are read."""
-        self.device = training.device
-        train = slice_set(slices)
-        starts, unknown, base = (None,) * self.settings.count, None, DiscriminatorConfig()
-        if training.stage != SOURCE and self.source:
-            starts, base = self.source, ADAPT_DISCRIMINATOR
-            unknown = self._suspicious(slices.images, slices.cords)
-        base = replace(base, batch=self.settings.batch)
-        plan = planned(training.folder, training.budget, lambda: self._plan(train, base, training))
-        config = replace(base, **plan, warmup_steps=_warm_up(base.warmup_steps, plan["steps"]))
-        learnt = [
-            train_discriminator(
-                train,
-                training.folder / f"discriminator-{k}",
-                self.architecture,
-                replace(config, seed=training.seed + k),
-                unknown=unknown,
-                start=start,
-                device=training.device,
-                progress=training.progress,
-                say=training.say,
-            )[0]
-            for k, start in enumerate(starts)
-        ]
-        self.discriminators = tuple(learnt)
-        if training.stage == SOURCE:
-            self.source = self.discriminators
-
-    def anomaly_map(self, images: np.ndarray, cords: np.ndarray, seed: int = 0) -> Maps:
-        """See `detector.MapDetector`: probabilities. Nothing is random."""
-        return Maps(self._probabilities(trained(self.discriminators, self.name), images, cords))
-
-    def save(self, folder: Path) -> None:
-        """See `detector.Rival`."""
-        networks = trained(self.discriminators, self.name)
-        tensors = {f"{k}.{name}": values for k, one in enumerate(networks) for name, values in one.state_dict().items()}
-        save_state(Path(folder), tensors, {"epoch": 0, **self._record()})
-
-    def load(self, folder: Path) -> None:
-        """See `detector.Rival`."""
-        tensors, record = load_state(Path(folder)) or ({}, {})
-        if {name: record.get(name) for name in self._record()} != self._record():
-            raise ModelError(f"{folder} does not hold {self.name} with these settings: train it again.")
-        networks = [Discriminator(self.architecture) for _ in range(self.settings.count)]
-        for k, network in enumerate(networks):
-            network.load_state_dict(with_prefix(tensors, f"{k}."))
-        self.source = self.discriminators = tuple(network.eval() for network in networks)
-
-    def _record(self) -> dict:
-        return {"method": self.name, "count": self.settings.count, "widths": list(self.architecture.widths)}
-
-    def _probabilities(self, discriminators, images, cords) -> np.ndarray:
-        maps = np.zeros(images.shape, np.float32)
-        if len(seen := np.flatnonzero(cords.any(axis=(1, 2)))):
-            logits = discriminator_logits(discriminators, images[seen], cords[seen], None, self.device)
-            maps[seen] = [probability(*one) for one in zip(logits, cords[seen], strict=True)]
-        return maps
-
-    def _suspicious(self, images, cords) -> np.ndarray:
-        """(N, H, W) bool: what could be a lesion, with a margin, inside the cord."""
-        likely = self._probabilities(self.source, images, cords) > SUSPICIOUS
-        grown = np.stack([binary_dilation(one, iterations=MARGIN_PX) for one in likely])
-        return grown & cords
-
-    def _plan(self, train: SliceSet, base: DiscriminatorConfig, training: Training) -> dict:
-        """Examples and steps of each discriminator: as large a share of the recipe's as the budget allows."""
-        budget, device = training.budget, training.device
-        check_budget(budget)
-        share = 1.0
-        if budget.steps is not None:
-            share = budget.steps / (self.settings.count * base.steps)
-        if budget.minutes is not None:
-            began = seconds_computed(device)
-
-            def run(folder: Path, steps: int) -> None:
-                config = replace(base, rounds=1, examples=EXAMPLES_PER_TASK, steps=steps)
-                train_discriminator(train, folder, self.architecture, config, device=device, progress=_timing(training))
-
-            step, rest = measure(run, device)
-            example = self._seconds_of_example(train, base, training)
-            left = (60 * budget.minutes - seconds_computed(device) + began) / self.settings.count - rest
-            share = min(share, left / (base.examples * example + base.steps * step))
-        share = min(max(share, 0.0), 1.0)
-        plan = {
-            "examples": EXAMPLES_PER_TASK * max(1, int(share * base.examples / EXAMPLES_PER_TASK)),
-            "steps": max(1, int(share * base.steps)),
-        }
-        training.say(f"{plan['steps']} steps on {plan['examples']} examples for each of {self.settings.count}.")
-        return plan
-
-    def _seconds_of_example(self, train, base, training) -> float:
-        """Examples are drawn by all processors of the computer, however many threads torch has."""
-        rng, count = np.random.default_rng(training.seed), 10
-        weights = sampling_weights(train, base.real_share)
-        began = seconds_computed(training.device)
-        for _ in range(count):
-            as_input(draw_example(train, weights, rng, base.corruption), self.architecture)
-        at_once = 1 if torch.device(training.device).type == "cpu" else os.cpu_count() or 1
-        return (seconds_computed(training.device) - began) / count / at_once
-
-
 def slice_set(slices: TrainingSlices) -> SliceSet:
     """As the project's own trainings take slices: every person counts equally much."""
     return SliceSet(slices.images.astype(np.float16), slices.cords, slices.people, np.zeros(len(slices), bool))
@@ -427,14 +287,6 @@ def settings_of(kind, values: dict, name: str):
     return kind(**values)
 
 
-def part(training: Training, name: str, share: float) -> Training:
-    """A share of a stage's budget, in a folder of its own within the stage's."""
-    budget = training.budget
-    minutes = None if budget.minutes is None else share * budget.minutes
-    steps = None if budget.steps is None else max(1, round(share * budget.steps))
-    return replace(training, folder=training.folder / name, budget=Budget(minutes, steps))
-
-
 def trained(networks, name: str):
     """:raises UsageError: nothing was trained or loaded."""
     if not networks:
@@ -442,15 +294,6 @@ def trained(networks, name: str):
     return networks
 
 
-def _timing(training: Training):
-    """Progress of steps that are only timed; it can cancel."""
-    return lambda stage, done, total: training.progress("Timing", done, total)
-
-
 def _said(training: Training, steps: int, epochs: int) -> dict:
     training.say(f"The budget allows {epochs} epochs of {steps} steps.")
     return {"steps": steps, "epochs": epochs}
-
-
-def _warm_up(usual: int, steps: int) -> int:
-    return max(1, min(usual, steps // WARM_UP))

@@ -110,8 +110,7 @@ def train_discriminator(
             fallen = 0.5 * (1 + np.cos(np.pi * step / total))
             set_rate(optimiser, config.learning_rate * warm_up(step, config.warmup_steps) * fallen)
             chosen = torch.from_numpy(rng.choice(len(inputs), config.batch)).to(device)
-            shown, wanted = turned(inputs[chosen].float(), targets[chosen].float(), rng)
-            losses = discriminator_loss(student, shown, wanted, config)
+            losses = discriminator_loss(student, inputs[chosen].float(), targets[chosen].float(), config)
             optimiser.zero_grad(set_to_none=True)
             losses[0].backward()
             optimiser.step()
@@ -128,17 +127,6 @@ def train_discriminator(
     progress("Training", total, total)
     student.load_state_dict(average)
     return student.cpu().eval(), curves
-
-
-def turned(inputs: torch.Tensor, targets: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Examples (B, channels, rows, WIDTH) and their targets (B, rows, WIDTH), half of them upside down and half back to
-    front: a change looks the same from every side, and the scoring looks from all four.
-    """
-    for axis in (-2, -1):
-        over = torch.from_numpy(rng.random(len(inputs)) < 0.5).to(inputs.device)
-        inputs = torch.where(over[:, None, None, None], inputs.flip(axis), inputs)
-        targets = torch.where(over[:, None, None], targets.flip(axis), targets)
-    return inputs, targets
 
 
 def discriminator_loss(

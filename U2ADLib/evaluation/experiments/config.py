@@ -2,7 +2,7 @@
 
 Paths in it are meant from the folder of the file, or, where nothing is there, from the folder in which the command
 runs. A set with `optional = true` whose folder is absent is left out, and `notes` says so. Methods of which a library
-is missing are left out in the same way.
+is missing are left out in the same way. `like = "u2ad"` among a method's settings means: as those of u2ad.
 """
 
 import json
@@ -390,7 +390,17 @@ class _Reader:
                 raise self.wrong(f"{key}.{name}", f"there is no such method. Known are {', '.join(RIVALS)}.")
             if not isinstance(settings, dict):
                 raise self.wrong(f"{key}.{name}", "must be a table of settings.")
-        return values
+        return {name: self._alike(name, values, key) for name in values}
+
+    def _alike(self, name, values, key):
+        """Settings of a method; `like` names one whose settings it has, too, but for those that it says itself."""
+        settings = dict(values[name])
+        like = settings.pop("like", None)
+        if like is None:
+            return settings
+        if like not in values or "like" in values[like]:
+            raise self.wrong(f"{key}.{name}.like", f"{like!r} is no method whose settings are written out here.")
+        return values[like] | settings
 
     def _scores(self, values, key):
         if not isinstance(values, dict):

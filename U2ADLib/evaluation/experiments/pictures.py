@@ -25,6 +25,7 @@ MARGIN_PX = 14  # of a slice around the cord
 HEAT = "inferno"
 BRIGHTEST_PERCENTILE = 99.5  # of a map in the cord: the end of its colours
 LONGEST = 96  # rows of a slice that are shown as an example
+SLICE_INCHES = 1.5  # width of a slice
 
 
 # ------------------------------------------------------------------------------------------------------------ charts
@@ -33,7 +34,7 @@ LONGEST = 96  # rows of a slice that are shown as an example
 def line_panels(path: Path, panels: Sequence[dict], columns: int) -> None:
     """Line charts: dicts with "title", "x", "lines" {label: (xs, ys)}, "log" of the x axis, and "x2", a second scale of
     the x axis above, its square."""
-    figure, axes = _grid(len(panels), columns, 3.3, 2.9)
+    figure, axes = _grid(len(panels), columns, *((3.3, 2.9) if columns < 4 else (2.7, 2.6)))
     styles = _styles(label for panel in panels for label in panel["lines"])
     for axis, panel in zip(axes, panels, strict=True):
         for label, (xs, ys) in panel["lines"].items():
@@ -47,7 +48,7 @@ def line_panels(path: Path, panels: Sequence[dict], columns: int) -> None:
         if panel.get("x2"):
             other = axis.secondary_xaxis("top", functions=(lambda x: x, lambda x: x))
             ticks = axis.get_xticks()
-            shown = [tick for tick in ticks if tick >= 0]
+            shown = [tick for tick in ticks if 0 <= tick <= axis.get_xlim()[1]][::2]
             other.set_xticks(shown, [f"{tick * tick:.2g}" for tick in shown])
             other.set_xlabel(panel["x2"], labelpad=2)
     _legend(figure, axes)
@@ -143,12 +144,11 @@ def reconstructions(path: Path, case: ExperimentCase, made: Mapping[str, Maps | 
     """Image and truth, and beside them each method's reconstruction above its map (paper, Fig. 5, A2)."""
     shown = {title: maps for title, maps in made.items() if maps is not None}
     k, window = _window(case)
-    figure, axes = _grid(2 * (1 + len(shown)), 1 + len(shown), 1.35, 3.6)
+    figure, axes = _grid(2 * (1 + len(shown)), 1 + len(shown), SLICE_INCHES, _height(case, window))
     above, below = axes[: 1 + len(shown)], axes[1 + len(shown) :]
     _image(above[0], case.images[k][window], "image")
     _image(below[0], case.images[k][window], "truth")
-    for axis in (above[0], below[0]):
-        _outline(axis, case, k, window)
+    _outline(below[0], case, k, window)
     for title, maps, top, bottom in zip(shown, shown.values(), above[1:], below[1:], strict=True):
         rebuilt = maps.reconstruction
         if rebuilt is None:
@@ -172,7 +172,8 @@ def followed_maps(path: Path, case: ExperimentCase, steps: Mapping[str, Mapping[
         if all(getattr(one, kind) is not None for one in maps.values())
     ]  # fmt: skip
     shares = sorted({share for maps in steps.values() for share in maps})
-    figure, axes = _grid(len(rows) * (1 + len(shares)), 1 + len(shares), 1.5, 3.3)
+    height = _height(case, window)
+    figure, axes = _grid(len(rows) * (1 + len(shares)), 1 + len(shares), SLICE_INCHES, height)
     for row, (title, kind) in enumerate(rows):
         line = axes[row * (1 + len(shares)) : (row + 1) * (1 + len(shares))]
         _image(line[0], case.images[k][window], "image" if row == 0 else "")
@@ -211,7 +212,7 @@ def making(path: Path, image, cord, planted, lesion) -> None:
     for at, (title, parts) in groups.items():
         for label, (values, colour) in parts.items():
             weights = np.full(len(values), 1 / max(len(values), 1))
-            axes[at].hist(values, 30, (0, 1), weights=weights, alpha=0.55, color=colour, label=label)
+            axes[at].hist(values, 30, range=(0, 1), weights=weights, alpha=0.55, color=colour, label=label)
         axes[at].set_title(title)
         axes[at].set_yticks([])
         axes[at].set_xlabel("intensity")
@@ -348,6 +349,12 @@ def _image(axis, values, title):
     axis.set_title(title, fontsize=FONT - 1)
     axis.set_xticks([])
     axis.set_yticks([])
+
+
+def _height(case, window):
+    """Inches of a slice that is `SLICE_INCHES` wide, and its title."""
+    rows, columns = case.images[0][window].shape
+    return SLICE_INCHES * rows / columns + 0.4
 
 
 def _brightest(values, cord):

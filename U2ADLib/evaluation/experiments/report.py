@@ -26,6 +26,7 @@ PACKAGES = (
     "torch", "numpy", "scipy", "scikit-image", "scikit-learn", "SimpleITK", "monai", "transformers", "torchvision",
     "opensimplex", "matplotlib",
 )  # fmt: skip
+WIDE = 9  # columns; in a wider table intervals stand below their values
 LIMITS = (
     "Lesions that were planted in healthy or simulated necks say nothing certain about patients. For research only; "
     "not a medical device."
@@ -95,7 +96,7 @@ def _summary(report):
     parts = ['<section id="summary"><h2>Summary</h2>', f"<ul>{first}</ul>"]
     if behind:
         parts.append(f'<div class="warning"><h3>Where U²AD is not first</h3><ul>{behind}</ul></div>')
-    elif standing.sentences and standing.table:
+    elif standing.takes_part and standing.table:
         parts.append("<p>U²AD is first in every figure of the table below.</p>")
     if standing.table:
         parts.append(_table(standing.table))
@@ -130,8 +131,9 @@ def _table(table: Table) -> str:
         lines.append(f"<tr{' class=ours' if n in table.emphasised else ''}>{cells}</tr>")
     notes = " ".join(dict.fromkeys(table.notes))
     caption = f"<caption>{_text(table.title)}</caption>"
+    wide = " wide" * (len(table.columns) > WIDE)
     return (
-        f'<div class="table"><table>{caption}<thead>{head}</thead><tbody>{"".join(lines)}</tbody></table>'
+        f'<div class="table{wide}"><table>{caption}<thead>{head}</thead><tbody>{"".join(lines)}</tbody></table>'
         f'<p class="foot">{_text(notes)}</p></div>'
     )
 
@@ -198,12 +200,13 @@ def versions() -> dict[str, str]:
     return found
 
 
+_ADDRESSES = re.compile(r"\w+://\S+")
 _PATHS = re.compile(r"(?<![\w.:/])(?:[A-Za-z]:)?[\\/](?:[\w.@+ -]+[\\/])*([\w.@+-]+)")
 
 
 def _text(text: str) -> str:
-    """Escaped, and without the folders of absolute paths."""
-    return escape(_PATHS.sub(r"\1", str(text)))
+    """Escaped, and without addresses and the folders of absolute paths."""
+    return escape(_PATHS.sub(r"\1", _ADDRESSES.sub("…", str(text))))
 
 
 _PAGE = """<!DOCTYPE html>
@@ -241,6 +244,8 @@ th.group { border-bottom: 1px solid #9aa7b5; }
 td.number { white-space: nowrap; }
 tr.ours td { background: var(--ours); }
 .interval { color: var(--soft); font-size: .92em; }
+.wide .interval { display: block; }
+.wide td:nth-child(-n+2) { white-space: nowrap; }
 .paper { color: #7a4b00; font-size: .92em; }
 .foot { color: var(--soft); font-size: .84rem; margin: 6px 0 0; }
 .warning { background: var(--warn); border: 1px solid #e6cf8b; border-radius: 6px; padding: 12px 16px; margin: 12px 0; }

@@ -48,6 +48,7 @@ CASES = "cases"
 KEPT = "Cancelled. What is complete is kept; the same command goes on from there."
 POLL_SECONDS = 0.2  # between two looks at whether the user wants to stop
 STEPS_SECONDS = 300.0  # what a training in steps counts for the progress
+SILENT_SECONDS = 60.0  # between two scorings that are told
 TABLE_SECONDS = 20.0  # of an experiment's tables and pictures
 Say = Callable[[str], None]
 Task = Stage | Job
@@ -249,6 +250,7 @@ class _Watch:
     def __init__(self, comparison, weights, progress, say):
         self.comparison, self.weights, self.progress, self.say = comparison, weights, progress, say
         self.total, self.finished, self.started = sum(weights.values()), 0.0, monotonic()
+        self.said = self.started
         self.count = 0
         self.tick()
 
@@ -268,8 +270,9 @@ class _Watch:
         what = f"{self.count} of {len(self.weights)}: {named(self.comparison, task)}"
         if failure:
             self.say(f"{what}: failed. {failure}")
-        else:
+        elif isinstance(task, Stage) or monotonic() - self.said > SILENT_SECONDS:
             self.say(f"{what}: done, {format_seconds(left)} left")
+            self.said = monotonic()
         self.tick()
 
 
@@ -300,7 +303,8 @@ def attempt(comparison: Comparison, task: Task, progress: Progress, say: Say = l
         return str(error)
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
-        return f"Unexpected {type(error).__name__} at {Path(where.filename).name}:{where.lineno}: {error}"
+        said = (str(error).splitlines() or [""])[0]  # some libraries put a page there
+        return f"Unexpected {type(error).__name__} at {Path(where.filename).name}:{where.lineno}: {said[:200]}"
     return None
 
 

@@ -288,9 +288,9 @@ class Comparison:
         rival = _make(stage.method, stage.settings)
         if stage.after is not None:
             rival.load(self.folder(stage.after) / MODEL)
-        slices = self.slices(stage, progress)
-        started = perf_counter()
         named = f"{title_of(stage.method)}, {stage.stage}"
+        slices = self.slices(stage, lambda *_: progress(named, 0, 1))
+        started = perf_counter()
         told = Training(
             stage.stage,
             folder / "training",

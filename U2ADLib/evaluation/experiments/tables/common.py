@@ -8,7 +8,7 @@ import numpy as np
 from ..config import RULES
 from ..training import Comparison, Entry
 from . import paper
-from .context import Context, interval, jobs_of, spread, undefined
+from .context import Context, interval, jobs_of, spread
 from .result import Cell, Table, Value
 from .scoring import Job
 
@@ -27,7 +27,8 @@ PROTOCOL_GROUPS = (("Patient level", 3), ("Segment level, threshold of the test 
 PROTOCOL_NOTE = (
     "Mean ± SD over folds. Patient level: the threshold with sensitivity 0.9 in the other folds. Segment level: the "
     "top segment; “threshold of the test fold” is the paper's rule and an oracle's, “of the other folds” is not. "
-    "Located: an image with a hyperintensity whose top segment is another one is a miss."
+    "Located: an image with a hyperintensity whose top segment is another one is a miss. –: not defined in any fold, "
+    "for instance because no top segment there has a hyperintensity."
 )
 OURS_COLUMNS = (
     ("AUROC", "patient AUROC", 1),
@@ -117,7 +118,7 @@ def protocol_table(context: Context, name: str, title: str, rows: Sequence[Row],
         columns,
         tuple(lines),
         (0, 0, *(1 for _ in PROTOCOL)),
-        (PROTOCOL_NOTE, *undefined(figures), *context.doubts(), context.stated()),
+        (PROTOCOL_NOTE, *context.doubts(), context.stated()),
         (("", 2), *PROTOCOL_GROUPS),
         tuple(n for n, row in enumerate(rows) if row.is_ours),
     )

@@ -216,7 +216,14 @@ class Context:
             f"Configuration {config.name} ({config.key()}): {len(self.truths)} test images of {people} people "
             f"({', '.join(groups)}), {positive} with a hyperintensity; {config.folds.count} folds of people, {learnt}; "
             f"{budget}; {len(config.seeds)} seed{'s' * (len(config.seeds) > 1)}; {config.resamples} resamples."
+            f"{self._own_steps()}"
         )
+
+    def _own_steps(self):
+        """Methods whose maps come to scores by other steps."""
+        own = [name for name, score in self.config.scores.items() if score != self.config.score]
+        named = ", ".join(title_of(name) for name in own if name in self.config.methods)
+        return f" With steps of its own from map to scores (see the configuration): {named}." if named else ""
 
 
 def spread(figure: Figure | None, paper: str = "") -> Value:
@@ -229,17 +236,9 @@ def interval(figure: Figure | None, digits: int = 3) -> Value:
     return Value.of(figure, INTERVAL, digits=digits)
 
 
-def undefined(figures: Iterable[dict[str, Figure]]) -> list[str]:
-    """Notes on figures that are not defined everywhere."""
-    notes = {
-        f"{name}: {one.note}." for found in figures for name, one in found.items() if "not defined in any" in one.note
-    }
-    return sorted(notes)[:3]
-
-
 def _budget_text(stage, budget):
     limits = {"minutes": budget.minutes, "steps": budget.steps}
-    parts = [f"{limit:g} {unit}" for unit, limit in limits.items() if limit is not None]
+    parts = [f"{limit:g} {unit[:-1] if limit == 1 else unit}" for unit, limit in limits.items() if limit is not None]
     return f"{stage} stage {' or '.join(parts)}"
 
 

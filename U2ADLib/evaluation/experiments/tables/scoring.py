@@ -76,7 +76,9 @@ class Job:
     @property
     def name(self) -> str:
         """For progress and messages."""
-        return f"{self.entry.label}, strategy {self.strategy}, fold {self.fold + 1}"
+        parts = [self.entry.label, f"strategy {self.strategy}", f"fold {self.fold + 1}", self.change.name]
+        parts += [self.use] * (self.use != "test") + [f"maps {self.inference}"] * bool(self.inference)
+        return ", ".join(part for part in parts if part)
 
     def path(self, out: Path) -> Path:
         """Where the scores are kept."""

@@ -42,11 +42,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Standing:
-    """sentences: what the summary says, the first ones matter most. not_first: those of them where U²AD is behind."""
+    """What the summary says. not_first: where U²AD is behind, or level. takes_part: U²AD was scored."""
 
     sentences: list[str]
     not_first: list[str]
-    table: Table | None
+    table: Table | None = None
+    takes_part: bool = True
 
 
 def places(context: Context) -> list[Place]:
@@ -68,59 +69,60 @@ def standing(context: Context) -> Standing:
         if place.entry.method == name and place.strategy == context.comparison.best_strategy(name)
     ]  # fmt: skip
     sentences, behind, lines = [], [], []
+    also: dict[str, list[str]] = {}  # who is behind whom → in what, besides the main measures
     for level, words, key in MEASURES:
-        ranked = _ranked(found, key)
-        if not ranked:
+        if not (ranked := _ranked(found, key)):
             continue
-        first = ranked[0]
-        others = {"rival": _best(ranked, RIVALS), "rule": _best(ranked, RULES)}
+        others = {"the paper's methods": _best(ranked, RIVALS), "the simple rules": _best(ranked, RULES)}
         if key in MAIN:
-            sentences.append(f"First at {level} level: {first.name}, {words} {_text(first, key)}.")
-        for mine in ours:
-            if not _known(mine, key):
-                continue
-            for kind, other in others.items():
+            sentences.append(f"First at {level} level: {ranked[0].name}, {words} {_text(ranked[0], key)}.")
+        for mine in (one for one in ours if _known(one, key)):
+            for whom, other in others.items():
                 if other is None:
                     continue
                 ahead = mine.figures[key].value - other.figures[key].value
-                apart = _apart(context, mine, other, key)
-                whom = "the paper's methods" if kind == "rival" else "the simple rules"
-                if ahead < 0:
-                    behind.append(
-                        f"{mine.name} is not first among {whom} in {words}: {_text(mine, key)}, and {other.name} "
-                        f"{_text(other, key)}{apart}."
+                if key in MAIN:
+                    place = "ahead of" if ahead > 0 else "behind" if ahead < 0 else "level with"
+                    said = (
+                        f"In {words} {mine.name} is {place} {whom}: {_text(mine, key)}, and {other.name} "
+                        f"{_text(other, key)}{_apart(context, mine, other, key)}."
                     )
-                elif key in MAIN:
-                    sentences.append(
-                        f"{mine.name} is ahead of {whom} in {words}: {_text(mine, key)}, then {other.name} "
-                        f"{_text(other, key)}{apart}."
-                    )
-        lines.append((
-            words,
-            first.name,
-            interval(first.figures[key]) if "AU" in key or "AP" in key else Value(first.figures[key].value),
-            *(_rank(ranked, found, mine, key) for mine in ours),
-            *(other.name if other else "–" for other in others.values()),
-            *(Value(other.figures[key].value) if other else "–" for other in others.values()),
-        ))  # fmt: skip
+                    (sentences if ahead > 0 else behind).append(said)
+                elif ahead <= 0:
+                    said = f"{words} ({_short(mine, key)}; {other.name} {_short(other, key)})"
+                    also.setdefault(f"{mine.name} is not ahead of {whom} in ", []).append(said)
+        lines.append(_line(words, key, ranked, ours, others))
+    behind += [f"{who}{', '.join(what)}." for who, what in also.items()]
     if not ours:
         sentences.append("U²AD does not take part.")
-    table = None
-    if lines:
-        table = Table(
-            "standing",
-            "Who is first",
-            ("Figure", "First of all", "Its value", *(f"Rank of {mine.title}" for mine in ours),
-             "Best of the paper's methods", "Best simple rule", "Best of the paper's methods: value",
-             "Best simple rule: value"),
-            tuple(lines),
-            notes=(
-                "U²AD with all that it has learnt; every other method in the strategy that is best on the test itself, "
-                "which favours it. Ranks: among all methods and strategies.",
-                context.stated(),
-            ),
-        )  # fmt: skip
-    return Standing([*sentences], behind, table)
+    return Standing(sentences, behind, _standing_table(context, ours, lines) if lines else None, bool(ours))
+
+
+def _line(words, key, ranked, ours, others):
+    first = ranked[0]
+    value = interval(first.figures[key]) if _has_interval(key) else Value(first.figures[key].value)
+    return (
+        words,
+        first.name,
+        value,
+        *(_rank(ranked, mine, key) for mine in ours),
+        *(f"{other.name} ({_short(other, key)})" if other else "–" for other in others.values()),
+    )
+
+
+def _standing_table(context, ours, lines):
+    ranks = (f"Rank of {mine.title}" for mine in ours)
+    return Table(
+        "standing",
+        "Who is first",
+        ("Figure", "First of all", "Its value", *ranks, "Best of the paper's methods", "Best simple rule"),
+        tuple(lines),
+        notes=(
+            "U²AD with all that it has learnt; every other method in the strategy that is best on the test itself, "
+            "which favours it. Ranks: among all methods and strategies.",
+            context.stated(),
+        ),
+    )
 
 
 def _known(place, key):
@@ -135,24 +137,28 @@ def _best(ranked, methods):
     return next((one for one in ranked if one.entry.method in methods), None)
 
 
-def _rank(ranked, found, mine, key):
+def _rank(ranked, mine, key):
     if not _known(mine, key):
         return "not defined"
     better = sum(one.figures[key].value > mine.figures[key].value for one in ranked)
     return f"{better + 1} of {len(ranked)} ({mine.figures[key].value:.3f})"
 
 
+def _has_interval(key):
+    """Over people; the paper's figures have a spread over folds."""
+    return "AU" in key or "AP" in key
+
+
 def _text(place, key):
-    figure = place.figures[key]
-    if "AU" in key or "AP" in key:
-        return interval(figure).text
-    return f"{figure.value:.3f}"
+    return interval(place.figures[key]).text if _has_interval(key) else _short(place, key)
+
+
+def _short(place, key):
+    return f"{place.figures[key].value:.3f}"
 
 
 def _apart(context, mine, other, key):
     """The paired difference, where it can be had."""
-    if not ("AU" in key or "AP" in key):
-        return ""
     one = context.difference((mine.entry, mine.strategy), (other.entry, other.strategy)).get(key)
     if one is None or not np.isfinite([one.low, one.high]).all():
         return ""

@@ -19,8 +19,15 @@ def variants(comparison: Comparison) -> list[tuple[str, float, Entry]]:
     if option.method not in comparison.config.methods:
         return []
     base = comparison.entry(option.method)
+    usual = base.make().settings
     return [
-        (name, value, base.variant(f"{name}-{value:g}", retrained=name != "k", **{name: value}))
+        (
+            name,
+            value,
+            base  # with the value that it has anyway, the method is itself
+            if getattr(usual, name, None) == value
+            else base.variant(f"{name}-{value:g}", retrained=name != "k", **{name: value}),
+        )
         for name in NAMES
         for value in getattr(option, name)
     ]
