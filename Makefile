@@ -53,16 +53,17 @@ sample: $(READY)
 screenshots: $(READY)
 	$(BIN)/python Testing/screenshots.py
 
-# The bundled model: the network, then the discriminators of the default score, then thresholds. It learns from everybody
-# in a BIDS folder (Spine Generic has the same form), and from phantoms; VALIDATION, an image with a mask beside it of
-# somebody else, chooses the epoch. Cords without a mask are found. Every step goes on where it was stopped.
+# The bundled model: the network, then the discriminators of the default score, then thresholds. Every step goes on where
+# it was stopped; cords without a mask are found. With a data set of the same form, Spine Generic for instance, and
+# somebody else to choose the epoch: make model PEOPLE=../spine-generic LEARN= VALIDATION=neck_T2w.nii.gz MODEL=ours
 DATA ?= ../shared/data
 PEOPLE ?= $(DATA)/errsm
+LEARN ?= sub-errsm11 sub-errsm21
 VALIDATION ?= $(DATA)/sct_testing_data/t2.nii.gz
 MODEL ?= runs/u2ad-t2w
 model: $(READY)
-	test -f $(MODEL)-network/model.json || $(U2AD) pretrain $(PEOPLE) --region-model default --validation $(VALIDATION) \
-	  --phantoms 300 --threshold-phantoms 0 --epochs 100 --out $(MODEL)-network
+	test -f $(MODEL)-network/model.json || $(U2AD) pretrain $(PEOPLE) $(if $(LEARN),--people $(LEARN)) \
+	  --validation $(VALIDATION) --phantoms 300 --threshold-phantoms 0 --epochs 100 --out $(MODEL)-network
 	test -f $(MODEL)/model.json || $(U2AD) train-discriminator $(PEOPLE) --region-model default \
 	  --model $(MODEL)-network --count 2 --out $(MODEL)
 	$(U2AD) thresholds $(MODEL) --phantoms 100

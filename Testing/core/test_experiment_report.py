@@ -13,6 +13,7 @@ from U2ADLib.evaluation.experiments import pictures
 from U2ADLib.evaluation.experiments.config import ExperimentConfig
 from U2ADLib.evaluation.experiments.figures import Figure
 from U2ADLib.evaluation.experiments.report import Report, page, write_report
+from U2ADLib.evaluation.experiments.sets import SetConfig
 from U2ADLib.evaluation.experiments.tables import common, paper
 from U2ADLib.evaluation.experiments.tables import standing as standings
 from U2ADLib.evaluation.experiments.tables.result import (
@@ -260,7 +261,10 @@ def report(tmp_path):
         pictures.line_panels(folder / f"{name}.png", panels, 1)
     figures = [Picture("shown.png", "Shown <b>", "A caption."), Picture("person.png", "Somebody", "", True)]
     result = Result([TABLE], figures, ["See http <script>."], "Table & more")
-    config = ExperimentConfig("trial", methods={}, notes=("dae is left out: look into /home/somebody/data/dae.txt.",))
+    sets = (SetConfig(folder="/home/somebody/data", people=("sub-Miller", "sub-Smith"), healthy=True),)
+    config = ExperimentConfig(
+        "trial", test=sets, methods={}, notes=("dae is left out: look into /home/somebody/data/dae.txt.",)
+    )
     found = Standing(["First: VAE."], ["U²AD is behind."], replace(TABLE, name="standing"))
     return Report(
         config, found, {"table1": result}, "Configuration trial.", "cpu (1 threads)", ["Scoring VAE failed: x"]
@@ -279,6 +283,8 @@ def test_the_report_needs_nothing_else(report, tmp_path):
     assert {source[1:] for source in sources if source.startswith("#")} <= targets
     assert "/home/somebody" not in text
     assert "dae.txt" in text
+    assert "sub-Miller" not in text
+    assert "&quot;people&quot;: 2" in text
     assert str(tmp_path) not in text
 
 

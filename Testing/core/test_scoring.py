@@ -184,10 +184,7 @@ def test_logits_are_those_of_each_slice_alone(discriminators):
         strip = Strip.around(cords[k])
         x = torch.from_numpy(strip.cut(features(maps, discriminators[0].architecture.channels)))[None]
         with torch.no_grad():
-            logits = [
-                (d(x) + d(x.flip(3)).flip(2) + d(x.flip(2)).flip(1) + d(x.flip(2, 3)).flip(1, 2)) / 4
-                for d in discriminators
-            ]
+            logits = [(d(x) + d(x.flip(3)).flip(2)) / 2 for d in discriminators]
         alone = strip.paste(((logits[0] + logits[1]) / 2)[0].numpy(), images[k].shape)
         np.testing.assert_allclose(together[k], np.where(cords[k], alone, 0), atol=1e-4)
     assert not together[~cords].any()

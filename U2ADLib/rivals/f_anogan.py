@@ -7,8 +7,8 @@ import torch.nn.functional as F
 
 from ..training.step import descend
 from .learning import learn, mixed_precision
+from .pace import part
 from .rebuilding import Batches, Rebuilding, RebuildingSettings
-from .u2ad import part
 from .vae_gan import frozen
 
 
@@ -38,7 +38,15 @@ class FAnoGAN(Rebuilding):
     settings: FAnoGANSettings
     settings_type = FAnoGANSettings
     presets = {  # noqa: RUF012
-        "small": {"columns": 64, "channels": (16, 32, 64, 64, 64), "latent": 64, "learning_rate": 5e-4},
+        "small": {
+            "columns": 64,
+            "channels": (8, 16, 32, 64, 64),
+            "latent": 64,
+            "groups": 4,
+            "critic_steps": 2,  # a few minutes are not enough for five
+            "batch": 8,
+            "learning_rate": 3e-4,
+        },
     }
 
     def build(self):
@@ -47,7 +55,9 @@ class FAnoGAN(Rebuilding):
         settings = self.settings
         strides = (2,) * settings.halvings
         normal = ("group", {"num_groups": settings.groups})
-        rising = (*settings.channels[-2::-1], 1)  # the generator's last layer has no norm
+        # The last layer has no norm, and nothing follows it: a sigmoid would be driven to 0 with all that lies outside
+        # the cord, and let no gradient through in the cord, either.
+        rising = (*settings.channels[-2::-1], 1)
         generator = Generator(
             settings.latent,
             (settings.channels[-1], *settings.smallest),
@@ -81,7 +91,7 @@ class FAnoGAN(Rebuilding):
 
         def made(generator):
             z = torch.randn((settings.batch, settings.latent), generator=generator, device=generator.device)
-            return torch.sigmoid(maker(z))
+            return maker(z)
 
         def step(chosen, generator):
             for some in chosen.split(settings.batch):
@@ -108,7 +118,7 @@ class FAnoGAN(Rebuilding):
             image, cord = batches(chosen, generator)
             true = image * cord
             with mixed_precision(training.device), frozen(networks["generator"]), frozen(networks["critic"]):
-                rebuilt = torch.sigmoid(networks["generator"](encoder(true)))
+                rebuilt = networks["generator"](encoder(true))
                 features, wanted = (networks["critic"].net(one) for one in (rebuilt, true))
             error, away = F.mse_loss(rebuilt.float(), true), F.mse_loss(features.float(), wanted.float())
             descend(encoder, optimiser, error + settings.kappa * away, settings.clip_norm)
@@ -117,7 +127,7 @@ class FAnoGAN(Rebuilding):
         learn(networks, {"encoder": optimiser}, step, slices, training, batch=settings.batch, recipe=recipe)
 
     def rebuild(self, networks, seen, cords, seeds):
-        return torch.sigmoid(networks["generator"](networks["encoder"](seen * cords)))
+        return networks["generator"](networks["encoder"](seen * cords)).clamp(0, 1)
 
 
 def gradient_penalty(critic, true: torch.Tensor, false: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

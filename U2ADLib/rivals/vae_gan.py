@@ -21,9 +21,9 @@ class VAEGANSettings(VAESettings):
     differences are the map.
     """
 
-    feature_weight: float = 1.0
+    feature_weight: float = 0.1  # normalised features vary far more than pixels
     pixel_weight: float = 1.0
-    adversarial_weight: float = 0.01
+    adversarial_weight: float = 0.001
     discriminator_channels: int = 64
     discriminator_layers: int = 3
     discriminator_rate: float = 2e-4
@@ -36,7 +36,7 @@ class VAEGAN(VAE):
     name = "vae-gan"
     settings: VAEGANSettings
     settings_type = VAEGANSettings
-    presets = {"small": {**VAE.presets["small"], "discriminator_channels": 16}}  # noqa: RUF012
+    presets = {"small": {**VAE.presets["small"], "discriminator_channels": 8, "batch": 8}}  # noqa: RUF012
 
     def build(self):
         from monai.networks.nets import PatchDiscriminator

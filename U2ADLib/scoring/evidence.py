@@ -1,7 +1,7 @@
 """What speaks for a lesion at each pixel, under the score in use.
 
 "paper": the error of the Monte Carlo reconstruction. "default": the probability that the discriminators give, averaged
-over their trainings and over the four ways round, and smoothed. It can be weighed together with that of the
+over their trainings and over left and right, and smoothed. It can be weighed together with that of the
 neighbouring slices (`ScoreConfig.neighbours_mm`), which found no more on simulated necks and is off.
 """
 
@@ -19,7 +19,6 @@ from .gain import local_gain_difference, smooth_inside
 from .strip import WIDTH, Strip
 
 SMOOTHING_PX = 0.8
-SIDES = ((), (1,), (2,), (1, 2))  # axes of a map that are turned round: a change looks the same from every side
 CERTAIN = 12.0  # logits beyond this are cut off, so that one pixel cannot outvote its neighbours
 
 
@@ -68,7 +67,7 @@ def discriminator_evidence(
 
 
 def discriminator_logits(discriminators, images, cords, rebuilt: Reconstruction | None, device="cpu") -> np.ndarray:
-    """Mean logit (S, H, W) of the discriminators and of the slices seen from all four sides; 0 outside the cord.
+    """Mean logit (S, H, W) of the discriminators and of the slices seen both ways round; 0 outside the cord.
 
     :param rebuilt: may be None where no discriminator looks at a reconstruction.
     """
@@ -97,8 +96,8 @@ def discriminator_logits(discriminators, images, cords, rebuilt: Reconstruction 
         with torch.inference_mode():
             network = discriminator.to(device).eval()
             x = torch.from_numpy(batch).to(device)
-            sides = sum(network(x.flip([axis + 1 for axis in axes])).flip(axes) for axes in SIDES)
-            total += (sides / len(SIDES)).clamp(-CERTAIN, CERTAIN).cpu().numpy() / len(discriminators)
+            both = network(x) + network(x.flip(3)).flip(2)
+            total += both.clamp(-2 * CERTAIN, 2 * CERTAIN).cpu().numpy() / (2 * len(discriminators))
     pasted = [strip.paste(one[: len(strip.columns)], images[0].shape) for strip, one in zip(strips, total, strict=True)]
     return np.where(cords, np.stack(pasted), 0)
 

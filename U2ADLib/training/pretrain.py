@@ -41,8 +41,7 @@ class PretrainConfig:
     slices_per_epoch: int = 0  # 0: as many as there are
     validate_every: int = 5  # epochs
     seed: int = 0
-    # Necks lie from kyphosis to strong lordosis; a few people show little of that.
-    augmentation: augment.AugmentConfig = field(default_factory=lambda: augment.AugmentConfig(rotation_degrees=25.0))
+    augmentation: augment.AugmentConfig = field(default_factory=augment.AugmentConfig)
 
 
 def pretrain(

@@ -230,11 +230,11 @@ class ExperimentConfig:
         """What the target stage learns from, and the use that its seeds belong to."""
         return (self.test, "test") if self.folds.transductive else (self.target, TARGET)
 
-    def record(self) -> dict:
-        """JSON-able. Folders are named, their paths left out."""
+    def record(self, people: bool = True) -> dict:
+        """JSON-able. Folders are named, their paths left out. people: name them, too, not only how many are chosen."""
         values = asdict(replace(self, notes=()))
         for use in ("test", "source", "target", "validation"):
-            values[use] = [_set_record(one) for one in getattr(self, use)]
+            values[use] = [_set_record(one, people) for one in getattr(self, use)]
         values["options"] = {name: asdict(self.option(name)) for name in self.experiments}
         return json.loads(json.dumps(values))
 
@@ -250,9 +250,11 @@ def digest(value, length: int = 10) -> str:
     return sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:length]
 
 
-def _set_record(one: SetConfig) -> dict:
+def _set_record(one: SetConfig, people: bool) -> dict:
     """What differs from the defaults; of paths the last part."""
     values = {f.name: getattr(one, f.name) for f in fields(one) if getattr(one, f.name) != f.default}
+    if not people:
+        values |= {name: len(values[name]) for name in ("people", "without") if name in values}
     return values | {name: Path(values[name]).name for name in ("folder", "table") if values.get(name)}
 
 

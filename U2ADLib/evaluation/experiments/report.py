@@ -168,12 +168,12 @@ def _repeat(report):
     )
     trainings = (
         "<details><summary>Trainings</summary><table><thead><tr><th>Method</th><th>Stage</th><th>Slices</th>"
-        f"<th>People</th><th>Seconds</th></tr></thead><tbody>{trained}</tbody></table></details>"
+        f"<th>People</th><th>Seconds of computing</th></tr></thead><tbody>{trained}</tbody></table></details>"
         if trained
         else ""
     )
     named = config.name if config.name in bundled() else f"{config.name}.toml"
-    record = json.dumps(config.record(), indent=1, ensure_ascii=False)
+    record = json.dumps(config.record(people=False), indent=1, ensure_ascii=False)
     return (
         '<section id="repeat"><h2>How to repeat it</h2>'
         f"<p><code>u2ad evaluate {escape(named)} --out DIR</code></p>"

@@ -147,8 +147,7 @@ def estimate(comparison: Comparison, planned: Plan) -> Estimate:
 
 
 def _job_seconds(comparison, job):
-    count = images_of(replace(comparison.config, source=(), target=(), validation=()))
-    return seconds_of(job, -(-count // comparison.config.folds.count))
+    return seconds_of(job, -(-comparison.images_tested // comparison.config.folds.count))
 
 
 def share(comparison: Comparison, planned: Plan, rank: int, size: int) -> Plan:

@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from importlib import import_module
 from pathlib import Path
-from time import perf_counter
 
 from ... import __version__, rivals
 from ...errors import InputError, UsageError
 from ...files import write_json
 from ...progress import Progress, format_seconds, no_progress
 from ...rivals.detector import SOURCE, TARGET, Budget, Rival, Training, TrainingSlices
+from ...rivals.pace import seconds_computed
 from .cases import experiment_cases, training_slices
 from .config import FROM_BOTH, FROM_SOURCE, FROM_TARGET, ONCE, TITLES, ExperimentConfig, digest, tupled
 from .contracts import ExperimentCase
@@ -173,6 +173,16 @@ class Comparison:
             return ()
         return tuple(experiment_cases(self.config.validation, "validation", cache=self.cache, device=self.device))
 
+    @cached_property
+    def images_tested(self) -> int:
+        """How many images the test set has."""
+        return image_count(self.config.test, "test")
+
+    @lru_cache(maxsize=64)  # noqa: B019  (a comparison lives as long as its process)
+    def set_key(self, sets: tuple[SetConfig, ...], use: str) -> str:
+        """`sets.set_key`, which looks through folders."""
+        return set_key(sets, use)
+
     @property
     def cache(self) -> Path:
         return self.out / "cache"
@@ -255,16 +265,16 @@ class Comparison:
         if not sets:
             raise UsageError(f"There is no {stage} set to learn from.")
         if supervised:
-            kept = set(split(self.fold_of, fold).train)
-            people = tuple(name for name in people_of(sets, use) if name in kept or name not in self._tested(sets))
-            return (), people, digest([set_key(sets, use), people])
+            kept, tested = set(split(self.fold_of, fold).train), self._tested(sets)
+            people = tuple(name for name in people_of(sets, use) if name in kept or name not in tested)
+            return (), people, digest([self.set_key(sets, use), people])
         transductive = stage == TARGET and self.config.folds.transductive
         held_out = () if transductive else self.held_out(fold)
         without = tuple(name for name in held_out if any(_names_in(one, self.config.test, [name]) for one in sets))
         apart = self._without(sets, without)
         if not apart:
             raise InputError(f"Nobody is left in the {stage} set that fold {fold + 1} does not test.")
-        return without, None, set_key(apart, use)
+        return without, None, self.set_key(apart, use)
 
     def _tested(self, sets) -> set[str]:
         """Names, as the training set has them, of its people that are tested, too."""
@@ -290,7 +300,7 @@ class Comparison:
             rival.load(self.folder(stage.after) / MODEL)
         named = f"{title_of(stage.method)}, {stage.stage}"
         slices = self.slices(stage, lambda *_: progress(named, 0, 1))
-        started = perf_counter()
+        began = seconds_computed(self.device)
         told = Training(
             stage.stage,
             folder / "training",
@@ -308,7 +318,7 @@ class Comparison:
             "stage": stage.stage,
             "slices": len(slices),
             "people": len(set(slices.people.tolist())),
-            "seconds": round(perf_counter() - started, 1),
+            "seconds": round(seconds_computed(self.device) - began, 1),  # counted as the budget is
             "after": stage.after and stage.after.id,
             "version": __version__,
         }

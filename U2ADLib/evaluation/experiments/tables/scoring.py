@@ -22,7 +22,6 @@ from ...reconstruction import reconstruction_quality
 from ..config import digest
 from ..contracts import CaseScores, ExperimentCase
 from ..scores import append_scores, read_scores, score_boxes, score_maps
-from ..sets import set_key
 from ..training import Comparison, Entry, Stage
 
 BINS = 50  # of histograms of intensities, 0–1
@@ -109,7 +108,8 @@ def key_of(comparison: Comparison, job: Job) -> str:
     sets = config.validation if job.use == "validation" else config.test
     people = None if job.use == "validation" else comparison.held_out(job.fold)
     score = asdict(config.score_of(job.entry.method))
-    values = [stage and stage.key, set_key(sets, job.use), people, score, job.entry.settings, job.entry.method]
+    values = [stage and stage.key, comparison.set_key(sets, job.use), people, score]
+    values += [job.entry.method, job.entry.settings]
     return digest([*values, job.inference, asdict(job.change)])
 
 
