@@ -47,7 +47,7 @@ bench: $(READY)
 	$(BIN)/python Testing/bench.py
 
 sample: $(READY)
-	$(U2AD) simulate --seed 7 --name sample --lesion C4-5:0.25:4x12x8 --lesion C6-7:0.15:4x8x8 --bulge C5-6:1.2 \
+	$(U2AD) simulate --seed 7 --name sample --lesion C4-5:0.25:4x12x8 --lesion C6-7:0.2:4x8x8 --bulge C5-6:1.2 \
 	  --out $(SAMPLE) --overwrite
 
 screenshots: $(READY)
@@ -66,7 +66,7 @@ model: $(READY)
 	  --validation $(VALIDATION) --phantoms 300 --threshold-phantoms 0 --epochs 100 --out $(MODEL)-network
 	test -f $(MODEL)/model.json || $(U2AD) train-discriminator $(PEOPLE) --region-model default \
 	  --model $(MODEL)-network --count 2 --out $(MODEL)
-	$(U2AD) thresholds $(MODEL) --phantoms 100
+	$(U2AD) thresholds $(MODEL) --healthy $(PEOPLE) --phantoms 100
 
 # Finds cord and levels. One person is held out; the state is kept, so a stopped training goes on.
 REGION ?= runs/region-first

@@ -706,23 +706,23 @@ def build_parser() -> argparse.ArgumentParser:
 
     level = command(commands, thresholds, "thresholds", "set the thresholds of a model", [device, running])
     level.add_argument("model", metavar="MODEL", help="name or folder of a model")
-    source = level.add_mutually_exclusive_group()
-    source.add_argument(
+    level.add_argument(
         "--table", type=Path, metavar="CSV",
         help="who has a hyperintensity: columns participant_id, segment (empty: the patient), hyperintensity (1 or 0); "
         "thresholds for a sensitivity of 0.9 (patients) and the best F1 (segments)",
     )  # fmt: skip
-    source.add_argument(
+    level.add_argument(
         "--healthy", type=Path, metavar="FOLDER", help="images of lesion-free people, BIDS or flat; bounds false alarms"
     )
-    source.add_argument(
+    level.add_argument(
         "--phantoms", type=_positive, metavar="N",
-        help="lesion-free simulated necks; bounds false alarms (the default, with 100)",
+        help="lesion-free simulated necks; bounds false alarms (the default, with 100); beside --healthy the higher "
+        "limit holds",
     )  # fmt: skip
     level.add_argument("--data", type=Path, metavar="FOLDER", help="the images that --table is about, BIDS or flat")
     level.add_argument(
         "--false-positive-rate", type=float, metavar="X",
-        help="share of lesion-free people, and of their segments, that may be flagged (0.05)",
+        help="share of lesion-free people who may be flagged, and of those with any segment flagged (0.05)",
     )  # fmt: skip
     level.add_argument(
         "--region-model", default="default", metavar="NAME|FOLDER|none", help="finds cord and discs that are not given"

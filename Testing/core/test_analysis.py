@@ -159,7 +159,7 @@ def test_resampled_to_a_turned_grid(phantom, degrees, tolerance):
     top, top_turned = (max(a.segments, key=lambda s: s.score) for a in (straight, turned))
     assert top_turned.name == top.name == "C4-5"
     assert top_turned.score == pytest.approx(top.score, rel=tolerance)
-    assert top_turned.peak_mm == pytest.approx(top.peak_mm, abs=4)
+    assert top_turned.peak_mm == pytest.approx(top.peak_mm, abs=7)  # half of the lesion: the curve is flat along it
 
 
 def test_maps_lie_on_the_input(reference, phantom):

@@ -45,7 +45,7 @@ TABLE = Table(
 )
 
 
-# ---------------------------------------------------------------------------------------------------------------- table
+# --------------------------------------------------------------------------------------------------------------- tables
 
 
 def test_values_read_as_in_a_paper():
@@ -188,7 +188,23 @@ def test_the_papers_value_stands_beside_ours_only_on_its_own_data(data, shown):
     assert "Configuration trial." in table.notes
 
 
-# ------------------------------------------------------------------------------------------------------------ the summa
+# ---------------------------------------------------------------------------------------------------------- the summary
+
+
+def test_phantoms_and_people_stand_apart():
+    context = FakeContext({("vae", 1): {"patient AUROC": 0.5}})
+    context.truths = [SimpleNamespace(group=group, person=str(n // 2)) for n, group in enumerate("abbb")]
+    values = {"a": 0.25, "b": 0.75}
+    context.figures_of_group = lambda entry, strategy, group: {
+        "patient AUROC": Figure(values[group]),
+        "segment AUROC": Figure(0.5),
+    }
+    table = common.groups_table(context, "groups", "Groups", common.rows_of(context, ("vae",)))
+    assert table.groups == (("", 2), ("a", 2), ("b", 2))
+    assert [cell.value for cell in table.rows[0][2:]] == [0.25, 0.5, 0.75, 0.5]
+    assert table.notes[0].startswith("a: 1 images of 1, b: 3 images of 2.")
+    context.truths = context.truths[1:]
+    assert common.groups_table(context, "groups", "Groups", []) is None
 
 
 def test_the_summary_says_where_u2ad_is_not_first():
@@ -249,7 +265,7 @@ def test_measures_of_the_summary_are_figures_that_exist():
     assert {key for _, key, _ in common.OURS_COLUMNS} - lesions <= known
 
 
-# ------------------------------------------------------------------------------------------------------------- the repo
+# ----------------------------------------------------------------------------------------------------------- the report
 
 
 @pytest.fixture

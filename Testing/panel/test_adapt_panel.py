@@ -456,7 +456,7 @@ def test_the_console(opened, images, tmp_path):
     )
     assert name == "ours"
     assert read_card(tmp_path / "models" / "ours")["lineage"]
-    assert stages[-1] == "Adapting, AU stage"
+    assert stages[-2:] == ["Adapting, AU stage", "Adapting, score"]
     volume = logic.loadSample()
     adaptation = logic.adapt([volume], epochs=2, program=program, wait=False)
     assert adaptation.wait() == "u2ad-t2w-adapted"

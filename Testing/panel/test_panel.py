@@ -208,7 +208,7 @@ def test_missing_packages_are_asked_for(opened, monkeypatch):
 def test_thresholds_flag_at_once(analysed, monkeypatch):
     ui = analysed.ui
     monkeypatch.setattr(runs.Run, "start", lambda *args: pytest.fail("computed again"))
-    ui.segmentThreshold.value = 0.97
+    ui.segmentThreshold.value = 0.99
     assert [row[0] for row in rows(ui.segmentsTable) if row[3]] == ["C4-5", "whole cord"]
     ui.segmentThreshold.value = 0.02
     assert "C3-4" in ui.verdictLabel.text

@@ -34,7 +34,14 @@ class MaskRCNN(LearnedDetector):
     name = "mask-rcnn"
     settings_type = MaskRCNNSettings
     presets: ClassVar = {
-        "small": {"backbone": "resnet18", "size": (256, 128), "proposals": 128, "scale": 1.0, "learning_rate": 5e-4}
+        "small": {
+            "backbone": "resnet18",
+            "size": (256, 128),
+            "proposals": 128,
+            "scale": 1.0,
+            "learning_rate": 5e-4,
+            "batch": 2,
+        }
     }
     of_maps = LearnedDetector.of_maps | {"least"}
     libraries = ("torchvision",)

@@ -116,20 +116,21 @@ def set_thresholds(
     progress: Progress = no_progress,
     say: Say = lambda message: None,
 ) -> tuple[Path, Setting]:
-    """Set the thresholds of a package from one source, by default from phantoms; returns its folder and what was set.
+    """Set the thresholds of a package, by default from phantoms; returns its folder and what was set.
 
     The card changes at the very end and at once. Thresholds of other slice rules stay as they are.
 
     :param table: labels, see `annotations.read_annotations`, of the images in `data`.
-    :param healthy: folder of images of lesion-free people. :param phantoms: number of lesion-free phantoms.
-    :param rate: share of lesion-free people, and of their segments, that may be flagged; by default 0.05.
+    :param healthy: folder of images of lesion-free people. :param phantoms: number of lesion-free phantoms. With both,
+        the higher limit holds; people who are too few for the rate then give their highest score.
+    :param rate: share of lesion-free people of whom the patient may be flagged, and any segment; by default 0.05.
     :param out: name for a copy in the user's models, which gets the thresholds; the package itself stays as it is.
     :param region_model: finds cord and discs that do not lie beside an image; "none" finds nothing.
     :raises UsageError: options do not fit together. :raises InputError: too few people, a table that is wrong …
     :raises ModelError: a package that came with U2AD and no `out`, or a name that is taken.
     """
-    if sum(source is not None for source in (table, healthy, phantoms)) > 1:
-        raise UsageError("The thresholds come from one source: --table, --healthy or --phantoms.")
+    if table is not None and (healthy is not None or phantoms is not None):
+        raise UsageError("The thresholds come from a table, or from --healthy and --phantoms: choose one of these.")
     if (table is None) != (data is None):
         raise UsageError("--table (who has a hyperintensity) and --data (the images) belong together.")
     if table is not None and rate is not None:
@@ -141,13 +142,20 @@ def set_thresholds(
     settings = {"device": device, "progress": progress}
     if table is not None:
         setting = thresholds_from_table(loaded, table, data, region_model=region_model, say=say, **settings)
-    elif healthy is not None:
-        setting = thresholds_from_healthy(loaded, healthy, rate, region_model=region_model, say=say, **settings)
     else:
-        count = PHANTOMS if phantoms is None else phantoms
-        refuse_phantoms(loaded.purpose, count)
-        found = phantom_thresholds(loaded, count, rate=rate, **settings)
-        setting = Setting(tuple(Thresholds(**values) for values in found))
+        found = []
+        if healthy is not None:
+            few = phantoms is not None
+            finder = {"region_model": region_model}
+            found.append(
+                thresholds_from_healthy(loaded, healthy, rate, few=few, say=say, **finder, **settings).thresholds
+            )
+        if phantoms is not None or healthy is None:
+            count = PHANTOMS if phantoms is None else phantoms
+            refuse_phantoms(loaded.purpose, count)
+            made = phantom_thresholds(loaded, count, rate=rate, **settings)
+            found.append(tuple(Thresholds(**values) for values in made))
+        setting = Setting(found[0] if len(found) == 1 else tuple(map(_higher, *found)))
     return _store(folder, loaded.sha256, setting, out), setting
 
 
@@ -214,25 +222,32 @@ def thresholds_from_healthy(
     folder: Path,
     rate: float = FALSE_POSITIVE_RATE,
     *,
+    few: bool = False,
     rules: Sequence[str] = RULES,
     region_model: str = "default",
     device: str = "auto",
     progress: Progress = no_progress,
     say: Say = lambda message: None,
 ) -> Setting:
-    """Thresholds that flag at most this share of lesion-free people, and of their segments (`thresholds.upper_limit`).
+    """Thresholds that flag at most this share of lesion-free people (`thresholds.upper_limit`): the patient, or any
+    segment of theirs.
 
     Of several images of a person the highest score counts.
 
+    :param few: people who are too few for the rate give their highest score.
     :raises InputError: too few people for the rate, or no image can be analysed.
     """
     cases = find_cases(folder, model.purpose.contrast)
+    if few:
+        rate = max(rate, 1 / (len({case.person for case in cases}) + 1))
     check_count(len({case.person for case in cases}), rate, "people")
     scored, remarks = _folder_scores(model, cases, rules, region_model, device, progress, say)
     people: dict[str, list[dict[Key, ImageScores]]] = {}
     for case in cases:
         if case.id in scored:
             people.setdefault(case.person, []).append(scored[case.id])
+    if few:
+        rate = max(rate, 1 / (len(people) + 1))
     check_count(len(people), rate, "people who can be analysed")
     merged = [{key: _highest([one[key] for one in images]) for key in images[0]} for images in people.values()]
     return Setting(_from_lesion_free(model, merged, rules, rate, "people", remarks))
@@ -391,16 +406,22 @@ def _from_lesion_free(model, scored, rules, rate, who, remarks) -> tuple[Thresho
     thresholds = []
     for score, rule in _keys(model, rules):
         patients = [one[score, rule].patient for one in scored]
-        segments = [value for one in scored for value in one[score, rule].segments.values()]
-        check_count(len(segments), rate, "segments that can be named")
+        segments = [max(named.values()) for one in scored if (named := one[score, rule].segments)]
+        check_count(len(segments), rate, f"{who} whose segments can be named")
         n = len(patients)
         origin = (
-            f"{100 * rate:g} % false alarms on {n} lesion-free {who} and their {len(segments)} segments: the maximum "
-            f"that a further one exceeds with at most this probability ({n} resolve steps of {100 / (n + 1):.1f} %; "
-            f"attained: {100 * attained_rate(n, rate):.1f} %){remarks}"
+            f"{100 * rate:.3g} % of {n} lesion-free {who} with a false alarm, and as many with any segment flagged: "
+            f"the maximum that a further one exceeds with at most this probability ({n} resolve steps of "
+            f"{100 / (n + 1):.1f} %; attained: {100 * attained_rate(n, rate):.1f} %){remarks}"
         )
         thresholds.append(Thresholds(upper_limit(segments, rate), upper_limit(patients, rate), rule, origin, score))
     return tuple(thresholds)
+
+
+def _higher(one: Thresholds, other: Thresholds) -> Thresholds:
+    """Of the same score and slice rule."""
+    segment, patient = max(one.segment, other.segment), max(one.patient, other.patient)
+    return replace(one, segment=segment, patient=patient, origin=f"the higher of: {one.origin}; and {other.origin}")
 
 
 def _check_labels(labelled: Sequence[tuple[Case, Labels]], by_segment: bool) -> None:

@@ -9,7 +9,7 @@ strategy, 0, and supervised ones learn from the annotated target alone, strategy
 import json
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from functools import cached_property, lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -60,8 +60,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Stage:
-    """One training. data: a hash of what it learns from. without: people whom it must not see; people: the only ones
-    it sees, None for all. after: the stage whose weights it goes on from."""
+    """One training.
+
+    data: a hash of what it learns from and of the method's settings, defaults included. without: people whom it must
+    not see; people: the only ones it sees, None for all. after: the stage whose weights it goes on from.
+    """
 
     method: str
     settings: str
@@ -256,6 +259,7 @@ class Comparison:
         budget, share = self.config.budget[stage], entry.share if stage == TARGET else 1.0
         minutes = None if budget.minutes is None else budget.minutes * share
         steps = None if budget.steps is None else max(round(budget.steps * share), 1)
+        data = digest([data, _resolved(owner, settings), __version__])
         return Stage(owner, settings, stage, data, without, people, seed, minutes, steps, after)
 
     @lru_cache(maxsize=512)  # noqa: B019  (a comparison lives as long as its process)
@@ -332,6 +336,13 @@ class Comparison:
         if hasattr(made, "device"):
             made.device = self.device
         return made
+
+
+@lru_cache(maxsize=256)
+def _resolved(method, settings) -> str:
+    """All settings of a method, defaults and presets included: they may change from version to version."""
+    made = getattr(_make(method, settings), "settings", None)
+    return repr(made) if is_dataclass(made) else settings
 
 
 def _owner(method, stage, settings):

@@ -153,6 +153,33 @@ def reviewers_table(context: Context, name: str, title: str, rows: Sequence[Row]
     )
 
 
+def groups_table(context: Context, name: str, title: str, rows: Sequence[Row]) -> Table | None:
+    """Phantoms and the people of each folder apart; None where all are of one kind."""
+    groups = sorted({truth.group for truth in context.truths})
+    if len(groups) < 2:
+        return None
+    keys = (("Patient AUROC", "patient AUROC"), ("Segment AUROC", "segment AUROC"))
+    lines = []
+    for row in rows:
+        found = [context.figures_of_group(row.entry, row.strategy, group) for group in groups]
+        lines.append((*row.labels, *(interval(one.get(key)) for one in found for _, key in keys)))
+    counts = {group: [truth for truth in context.truths if truth.group == group] for group in groups}
+    told = ", ".join(
+        f"{group}: {len(truths)} images of {len({truth.person for truth in truths})}"
+        for group, truths in counts.items()
+    )
+    return Table(
+        name,
+        title,
+        ("Strategy", "Method", *(short for _ in groups for short, _ in keys)),
+        tuple(lines),
+        (0, 0, *(1 for _ in groups for _ in keys)),
+        (f"{told}. Intervals over people; of few people they are too narrow.", context.stated()),
+        (("", 2), *((group, len(keys)) for group in groups)),
+        tuple(n for n, row in enumerate(rows) if row.is_ours),
+    )
+
+
 def _median(values):
     return float(np.median(values)) if len(values) else np.nan
 

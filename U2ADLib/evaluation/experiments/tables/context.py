@@ -13,11 +13,11 @@ from ....rivals.detector import Maps
 from ....thresholds import SENSITIVITY, sensitivity_threshold
 from ..config import digest
 from ..contracts import CaseScores, ExperimentCase
-from ..figures import Figure, all_figures, differences
+from ..figures import Figure, all_figures, differences, our_figures
 from ..scores import Truth, read_scores
 from ..training import Comparison, Entry, title_of
 from .result import INTERVAL, SPREAD, Value
-from .scoring import UNCHANGED, Change, Job, key_of, look, read_quality, stage_of
+from .scoring import UNCHANGED, Change, Job, is_scored, key_of, look, read_quality, stage_of
 
 HEALTHY = "healthy false-positive rate"
 PATIENT, SEGMENT = "patient AUROC", "segment AUROC"  # what methods are ranked by
@@ -64,9 +64,9 @@ class Context:
         return [entry for entry in made if self.is_there(entry)]
 
     def is_there(self, entry: Entry, strategy: int | None = None, change: Change = UNCHANGED) -> bool:
-        """Whether all of a method's scores are."""
+        """Whether all of a method's scores are there, and those of this configuration and version."""
         jobs = jobs_of(self.comparison, entry, strategy, change=change)
-        return not self.failed.intersection(jobs) and all(job.path(self.out).exists() for job in jobs)
+        return not self.failed.intersection(jobs) and all(is_scored(self.comparison, job) for job in jobs)
 
     def title(self, entry: Entry) -> str:
         """A method's name as it stands in the tables."""
@@ -133,6 +133,11 @@ class Context:
             fixed = all_figures(_above(scores, limits, self._model_of), self.truths, threshold=0.0, **settings)
             made |= {name: figure for name, figure in fixed.items() if "(fixed threshold)" in name or name == HEALTHY}
         return made
+
+    def figures_of_group(self, entry: Entry, strategy: int | None, group: str) -> dict[str, Figure]:
+        """`figures.our_figures` of phantoms or of the people of one folder alone, of the first seed."""
+        truths = [truth for truth in self.truths if truth.group == group]
+        return our_figures(self.scores(entry, strategy), truths, resamples=self.config.resamples)
 
     def thresholds(self, entry: Entry, strategy: int | None, seed: int) -> dict[int, float]:
         """Of each fold's model, the patient threshold with sensitivity 0.9 on the validation images."""
