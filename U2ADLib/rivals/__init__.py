@@ -49,4 +49,5 @@ def make(name: str, **settings) -> Rival:
     except ModuleNotFoundError as missing:
         if missing.name and missing.name.startswith("U2ADLib"):
             raise
-        raise InstallationError(f"{name} needs {missing.name}: pip install 'u2ad[rivals]'.") from missing
+        extra = "detectors" if missing.name == "torchvision" else "rivals"
+        raise InstallationError(f"{name} needs {missing.name}: pip install 'u2ad[{extra}]'.") from missing
