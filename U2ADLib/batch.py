@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
@@ -223,7 +223,9 @@ def _in_processes(todo: list[Case], task: tuple, workers: int, tick) -> Iterator
                     yield case, _row(case, FAILED, message="The process died, most likely because memory ran out.")
 
 
-def _on_dask(todo: list[Case], task: tuple, address: str, tick) -> Iterator[tuple[Case, dict]]:
+@contextmanager
+def dask_executor(address: str) -> Iterator[Executor]:
+    """The cluster of a Dask scheduler as an executor. :raises InstallationError: no Dask, or no scheduler there."""
     try:
         from distributed import Client
     except ImportError:
@@ -233,7 +235,12 @@ def _on_dask(todo: list[Case], task: tuple, address: str, tick) -> Iterator[tupl
     except (OSError, ValueError) as error:
         raise InstallationError(f"The Dask scheduler at {address} cannot be reached: {error}.") from None
     with client:
-        yield from _completed(client.get_executor(pure=False), deque(todo), len(todo), task, {}, tick)
+        yield client.get_executor(pure=False)
+
+
+def _on_dask(todo: list[Case], task: tuple, address: str, tick) -> Iterator[tuple[Case, dict]]:
+    with dask_executor(address) as pool:
+        yield from _completed(pool, deque(todo), len(todo), task, {}, tick)
 
 
 def _completed(pool: Executor, source: deque, limit: int, task: tuple, running: dict, tick):

@@ -45,9 +45,9 @@ class DETR(LearnedDetector):
     settings_type = DETRSettings
     presets: ClassVar = {
         "small": {
-            "size": (256, 128), "stem": 16, "channels": (32, 64, 128), "depths": (1, 1, 1), "block": "basic",
-            "used": (2, 3), "levels": 2, "width": 64, "heads": 4, "layers": 2, "hidden": 128, "queries": 20,
-            "dropout": 0.0, "learning_rate": 5e-4,
+            "size": (256, 64), "stem": 16, "channels": (32, 64, 128), "depths": (1, 1, 1), "block": "basic",
+            "used": (2, 3), "levels": 2, "width": 64, "heads": 4, "layers": 2, "hidden": 128, "queries": 40,
+            "dropout": 0.0, "learning_rate": 1e-3,
         }
     }  # fmt: skip
     libraries = ("transformers",)

@@ -36,7 +36,7 @@ class MaskRCNN(LearnedDetector):
     presets: ClassVar = {
         "small": {
             "backbone": "resnet18",
-            "size": (256, 128),
+            "size": (256, 64),
             "proposals": 128,
             "scale": 1.0,
             "learning_rate": 5e-4,

@@ -14,7 +14,6 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -22,7 +21,8 @@ from time import monotonic
 from uuid import uuid4
 
 from ... import __version__
-from ...errors import Cancelled, InstallationError, U2ADError, UsageError
+from ...batch import dask_executor
+from ...errors import Cancelled, U2ADError, UsageError
 from ...files import write_json
 from ...progress import Progress, format_seconds, no_progress
 from .config import ExperimentConfig, digest, read_config
@@ -227,7 +227,7 @@ def _work(comparison, planned, workers, dask, progress, say) -> dict[Task, str]:
     weights = {task: _weight(comparison, task) for task in todo}
     watch = _Watch(comparison, weights, progress, say)
     if dask:
-        with _dask(dask) as executor:
+        with dask_executor(dask) as executor:
             return _spread(comparison, todo, executor, len(todo), watch)
     if workers > 1:
         threads = max(1, (os.cpu_count() or 1) // workers)
@@ -375,20 +375,6 @@ def _end_with_parent() -> None:
     """A worker whose parent was killed would go on for nobody. States on disk are replaced whole."""
     parent_process().join()
     os._exit(Cancelled.exit_code)
-
-
-@contextmanager
-def _dask(address):
-    try:
-        from distributed import Client
-    except ImportError:
-        raise InstallationError("Dask is not installed: run `pip install u2ad[dask]`.") from None
-    try:
-        client = Client(address)
-    except (OSError, ValueError) as error:
-        raise InstallationError(f"The Dask scheduler at {address} cannot be reached: {error}.") from None
-    with client:
-        yield client.get_executor(pure=False)
 
 
 def _meet(team) -> None:
