@@ -3,7 +3,10 @@
 | module | what |
 |---|---|
 | `config` | the configuration file, read and checked |
+| `contracts` | a case and its scores: what the modules hand each other |
+| `sets`, `planting`, `kept` | where images come from, lesions planted in them, how they are kept |
 | `cases` | source, target and test: from folders with annotations, planted lesions or phantoms |
+| `folds` | of people, never of images |
 | `scores` | from a method's maps or boxes to scores of segments and patients: the same for all |
 | `figures` | from scores to figures with intervals: the paper's protocol, and one that a reviewer believes |
 | `training` | methods × strategies × folds, trained under one budget, kept and resumed |
