@@ -393,25 +393,25 @@ def test_nobody_is_learnt_from_and_judged(bids, tmp_path):
     def some(*people):
         return [SetConfig(folder=str(bids), people=people, healthy=True), SetConfig(phantoms=3)]
 
-    refuse_shared(some("sub-01"), some("sub-02"), some("sub-03"))
-    for source, target, test in (("01", "01", "03"), ("01", "02", "01"), ("01", "02", "02")):
-        with pytest.raises(InputError, match="share sub-0"):
-            refuse_shared(*(some(f"sub-{name}") for name in (source, target, test)))
-    refuse_shared(some("sub-01"), some("sub-02"), some("sub-02"), transductive=True)
-    with pytest.raises(InputError, match="Source and target share sub-01"):
-        refuse_shared(some("sub-01"), some("sub-01"), some("sub-01"), transductive=True)
+    refuse_shared(some("sub-01", "sub-02"), "source", some("sub-03"))
+    refuse_shared([], "target", some("sub-03"))
+    with pytest.raises(InputError, match="Target and test share sub-02"):
+        refuse_shared(some("sub-01", "sub-02"), "target", some("sub-02", "sub-03"))
     # Another name does not make others of them, another folder does.
     with pytest.raises(InputError, match="share"):
-        refuse_shared(some("sub-01"), [], [SetConfig(folder=str(bids), name="other", healthy=True)])
+        refuse_shared(some("sub-01"), "source", [SetConfig(folder=str(bids), name="other", healthy=True)])
     write_person(tmp_path / "other", "sub-01")
-    refuse_shared(some("sub-01"), [], [SetConfig(folder=str(tmp_path / "other"), healthy=True)])
+    refuse_shared(some("sub-01"), "source", [SetConfig(folder=str(tmp_path / "other"), healthy=True)])
 
 
 def test_phantoms_of_different_uses_are_never_shared():
     """Unless so many are asked for that they reach into the next range."""
-    refuse_shared([SetConfig(phantoms=9)], [SetConfig(phantoms=9)], [SetConfig(phantoms=9)])
+    for use in ("source", "target", "validation"):
+        refuse_shared([SetConfig(phantoms=9)], use, [SetConfig(phantoms=9)])
     with pytest.raises(InputError, match="Target and test share phantom-9000000"):
-        refuse_shared([SetConfig(phantoms=1)], [SetConfig(phantoms=2, first=999_999)], [SetConfig(phantoms=1)])
+        refuse_shared([SetConfig(phantoms=2, first=999_999)], "target", [SetConfig(phantoms=1)])
+    with pytest.raises(InputError, match="Validation and test share phantom-10000000"):
+        refuse_shared([SetConfig(phantoms=1)], "validation", [SetConfig(phantoms=1, first=1_000_000)])
 
 
 def test_a_found_cord_is_said_to_be_found(bids, monkeypatch):

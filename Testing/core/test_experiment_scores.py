@@ -19,7 +19,6 @@ from U2ADLib.evaluation.experiments.scores import (
     read_scores,
     score_boxes,
     score_maps,
-    write_scores,
 )
 from U2ADLib.io import write_volume
 from U2ADLib.package import load_model
@@ -205,13 +204,13 @@ OTHER = CaseScores("b", 0.0, {}, None)
 def test_scores_come_back(tmp_path):
     path = tmp_path / "new" / "scores.jsonl"
     assert read_scores(path) == {}
-    write_scores(path, [ONE, OTHER])
-    assert [vars(one) for one in read_scores(path).values()] == [vars(ONE), vars(OTHER)]
-    append_scores(path, replace(OTHER, id="c"))
-    assert list(read_scores(path)) == ["é_1", "b", "c"]
+    for one in (ONE, OTHER, replace(ONE, id="c", patient=np.nan)):
+        append_scores(path, one)
+    found = read_scores(path)
+    assert [vars(found[name]) for name in ("é_1", "b")] == [vars(ONE), vars(OTHER)]
+    assert list(found) == ["é_1", "b", "c"]
+    assert np.isnan(found["c"].patient)
     assert [entry.name for entry in path.parent.iterdir()] == ["scores.jsonl"]
-    write_scores(path, [replace(ONE, patient=np.nan)])
-    assert np.isnan(read_scores(path)["é_1"].patient)
 
 
 def test_a_line_that_a_kill_cut_off_is_left_out(tmp_path):

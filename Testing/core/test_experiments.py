@@ -1,9 +1,11 @@
 """The comparison: configuration, plan, trainings, scores and the run from a configuration to a report."""
 
+import csv
 import json
+import os
 import shutil
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from types import ModuleType
 
@@ -12,8 +14,8 @@ import pytest
 
 from U2ADLib import rivals
 from U2ADLib.cli import main
-from U2ADLib.errors import Cancelled, InstallationError, UsageError
-from U2ADLib.evaluation.experiments import pictures, run
+from U2ADLib.errors import Cancelled, InstallationError, U2ADError, UsageError
+from U2ADLib.evaluation.experiments import pictures, run, workers
 from U2ADLib.evaluation.experiments.config import OPTIONS, ExperimentConfig, bundled, read_config
 from U2ADLib.evaluation.experiments.sets import SetConfig
 from U2ADLib.evaluation.experiments.tables import EXPERIMENTS, case_pages, experiment
@@ -146,6 +148,12 @@ def out(tmp_path, images, monkeypatch):
         (SMALL.replace('["vae", "dae"]', '["vea"]') + PHANTOMS, "options.table1.methods: there is no method 'vea'"),
         (SMALL + "[methods.vea]\n" + PHANTOMS, "methods.vea: there is no such method"),
         (SMALL.replace("[methods.vae]", "[methods.vae]\nloudness = 3") + PHANTOMS, "methods.vae: .*loudness"),
+        (SMALL + PHANTOMS + '[options.table4]\nmethod = "uad"\n', "options.table4.method: there is no method 'uad'"),
+        (SMALL + PHANTOMS + '[options.table4]\nmethod = "vae"\n', r"options.table4.k: .*'k'"),
+        (SMALL + PHANTOMS + "[options.robustness]\nvariances = [-1]\n", "variances: must be at least 0, not -1"),
+        (SMALL + PHANTOMS + "[options.robustness]\ndownsampling = [3]\n", "downsampling: must divide 256, .* not 3"),
+        (SMALL + PHANTOMS + "[options.curves]\nshares = [1.5]\n", "shares: must lie between 0 and 1, not 1.5"),
+        (SMALL.replace("[1, 3]", "[]") + PHANTOMS, "strategies: there must be at least one"),
         (SMALL.replace("count = 2", "count = 1") + PHANTOMS, "folds.count: there must be at least 2"),
         ('paper_data = "mine"\n' + SMALL + PHANTOMS, "paper_data: must be one of"),
         ("notes = []\n" + SMALL + PHANTOMS, "notes: there is no such key"),
@@ -295,6 +303,15 @@ def test_nobody_is_learnt_from_and_tested(tmp_path, people):
             assert len(sets) == (2 if stage.stage == "source" else 1)
     first, second = (comparison.stage(entry, 3, fold, 0) for fold in (0, 1))
     assert first.after.key != second.after.key
+    # A set whose name begins as another's is not taken for it.
+    shutil.copytree(people, tmp_path / "errsm_2")
+    both = Comparison(
+        replace(config, test=(everybody, replace(everybody, folder=str(tmp_path / "errsm_2")))), tmp_path / "out"
+    )
+    both.check()
+    for fold in (0, 1):
+        tested = {name for one in both._only(both.held_out(fold)) for name in one.people}
+        assert tested <= {f"sub-{number}" for number in range(1, 5)}
     # Phantoms alone have other seeds in each set: both folds share their trainings.
     alone = Comparison(replace(config, source=(phantoms,), target=(phantoms,)), tmp_path / "out")
     assert alone.stage(entry, 3, 0, 0) == alone.stage(entry, 3, 1, 0)
@@ -408,8 +425,14 @@ def test_a_run_trains_scores_and_reports_and_another_one_computes_nothing(fakes,
     assert {call[0] for call in Fake.calls} == {"map"}
     assert len(Fake.calls) == 3 + 1  # images of the fold, the first twice: it is timed after a rehearsal
 
+    # Scores that are deleted, as a message may ask for, are made again, too.
+    Fake.calls.clear()
+    lost.unlink()
+    run.evaluate(config, out)
+    assert len(Fake.calls) == 3 + 1
+
     other = replace(config, seeds=(1,))
-    with pytest.raises(UsageError, match="another configuration"):
+    with pytest.raises(UsageError, match=r"another configuration .*; other seeds\)"):
         run.evaluate(other, out)
 
 
@@ -490,6 +513,52 @@ def test_tasks_wait_for_what_they_need_in_a_pool(fakes, written, out):
     assert not list(out.glob(".stop-*"))
 
 
+class LostWorker:
+    """An executor whose workers vanish."""
+
+    def submit(self, *arguments):
+        future = Future()
+        future.set_exception(RuntimeError("worker 3 is gone\nand why"))
+        return future
+
+
+def test_a_worker_that_is_lost_is_no_end(fakes, written, out):
+    comparison = Comparison(written(), out)
+    planned = run.plan(comparison)
+    out.mkdir()
+    watch = run._Watch(comparison, dict.fromkeys(planned.tasks, 1.0), lambda *_: None, lambda _: None)
+    failed = run._spread(comparison, planned.tasks, LostWorker(), 2, watch)
+    assert set(failed) == set(planned.tasks)
+    assert set(failed.values()) == {"The worker failed: worker 3 is gone", run.NEEDS_FAILED}
+
+
+def test_processes_share_the_cores(monkeypatch):
+    import torch
+
+    for name in workers.THREADS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(workers.os, "cpu_count", lambda: 2)
+    with workers.worker_processes(2) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 1
+    assert not set(workers.THREADS) & set(os.environ)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with workers.worker_processes(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 1
+    assert os.environ["OMP_NUM_THREADS"] == "1"
+
+
+def test_a_process_that_dies_says_what_helps():
+    with pytest.raises(U2ADError, match="fewer --workers"), workers.worker_processes(1) as pool:
+        pool.submit(os._exit, 1).result()
+
+
+def test_an_experiment_that_fails_costs_no_other(fakes, written, out, monkeypatch):
+    monkeypatch.setattr(experiment("making"), "run", lambda context: 1 / 0)
+    report = run.evaluate(replace(written(), experiments=("making", "table1")), out).read_text()
+    assert "How a pseudo-anomaly is made (Fig. A1) failed: Unexpected ZeroDivisionError" in report
+    assert "3,VAE" in (out / "tables" / "table1.csv").read_text()
+
+
 def test_only_some_experiments_and_a_dry_run(fakes, written, out, capsys):
     config = written()
     assert run.evaluate(config, out, dry_run=True) is None
@@ -533,6 +602,17 @@ def test_thresholds_are_fixed_on_validation_images(fakes, written, out):
     assert sum(truth) == 3
     assert found["patient sensitivity (fixed threshold)"].value == pytest.approx(hit)
     assert "Sensitivity, fixed threshold" in (out / "tables" / "table1.csv").read_text()
+
+
+def test_thresholds_that_come_later_are_not_missed(fakes, written, out):
+    """The first table needs no scores of validation images; those that are kept of it are not enough for the next."""
+    config = written(SMALL + PHANTOMS + '[[validation]]\nphantoms = 2\nplant = ["h75"]\n')
+    config = replace(config, options={**config.options, "strategies": OPTIONS["strategies"](("vae",))})
+    run.evaluate(config, out, only=["strategies"])
+    run.evaluate(config, out, only=["table1"])
+    rows = list(csv.reader((out / "tables" / "table1.csv").read_text().splitlines()))
+    column = next(n for n, title in enumerate(rows[0]) if title.endswith("Sensitivity, fixed threshold"))
+    assert all(row[column] for row in rows[1:])
 
 
 # ------------------------------------------------------------------------------------------------ what is bundled

@@ -126,6 +126,14 @@ def test_boxes_move_with_the_slice():
     assert len(corners) == 4
 
 
+def test_what_is_no_segment_is_not_marked():
+    data = annotated(1)
+    data.segments[0, 200:, 200:] = 200  # whatever it is
+    data.anomalous[0, [0, 8]] = True  # no segment; one that the slice does not show
+    made = examples_of(data, (256, 256), "cpu")(torch.tensor([0]), torch.Generator().manual_seed(0))
+    assert len(made.boxes[0]) == 1
+
+
 def test_rectangles_and_masks_of_tensors():
     masks = torch.zeros(3, 8, 8, dtype=torch.bool)
     masks[0, 2:5, 1:3] = True

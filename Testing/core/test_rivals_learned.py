@@ -484,6 +484,8 @@ def test_wrong_wishes_are_refused(slices):
         make("vae", preset="huge")
     with pytest.raises(UsageError, match="multiples of 32"):
         make("vae", rows=100)
+    with pytest.raises(UsageError, match="300 steps back after a training to level 200 of 1000"):
+        make("anoddpm", preset="small", steps=300)
     with pytest.raises(UsageError, match="has not been trained"):
         tiny("vae").anomaly_map(slices.images, slices.cords)
 
@@ -580,6 +582,20 @@ def test_the_encoder_of_f_anogan_learns_alone(slices, tmp_path):
             assert torch.equal(value, gan[f"{name}.network.{key}"])
     start = rival._built(0)["encoder"].state_dict()
     assert any(not torch.equal(value, start[key]) for key, value in rival.networks["encoder"].state_dict().items())
+
+
+def test_the_encoder_of_f_anogan_does_not_go_on_with_another_generator(slices, tmp_path):
+    tiny("f-anogan").fit(slices, training(tmp_path / "one", steps=4))
+    tiny("f-anogan").fit(slices, training(tmp_path / "other", steps=4))
+    state = tmp_path / "other" / "gan" / "state-00002.safetensors"
+    tensors = load_file(state)
+    name = next(name for name in tensors if name.startswith("generator.network."))
+    save_file({**tensors, name: tensors[name] + 1}, state)
+    record = json.loads((state.parent / "state.json").read_text())
+    write_json(state.parent / "state.json", record | {"sha256": file_sha256(state)})
+    with pytest.raises(ModelError, match="beside another generator"):
+        tiny("f-anogan").fit(slices, training(tmp_path / "other", steps=4))
+    tiny("f-anogan").fit(slices, training(tmp_path / "one", steps=4))  # with its own it is only read
 
 
 def test_f_anogan_sees_nothing_but_the_cord(fitted, slices):

@@ -169,5 +169,26 @@ def test_nearest_distance():
 def test_unknown_names_and_missing_libraries_are_named():
     with pytest.raises(UsageError, match="no method 'magic'"):
         make("magic")
+    with pytest.raises(UsageError, match="slic has no setting colour: it has superpixels"):
+        make("slic", colour=1)
+    with pytest.raises(UsageError, match="it has none"):
+        make("all-positive", colour=1)
     with pytest.raises(InstallationError, match="ultralytics"):
         make("yolov8")
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_libraries_that_do_not_go_together_are_named(monkeypatch, wrapped):
+    """As torchvision says it, and as transformers passes it on."""
+
+    def broken(*_):
+        try:
+            raise RuntimeError("operator torchvision::nms does not exist")
+        except RuntimeError as error:
+            if not wrapped:
+                raise
+            raise ModuleNotFoundError("Are this object's requirements defined correctly?") from error
+
+    monkeypatch.setattr("U2ADLib.rivals.import_module", broken)
+    with pytest.raises(InstallationError, match="detr cannot be loaded: operator torchvision::nms does not exist"):
+        make("detr")

@@ -4,10 +4,11 @@ A new one is a file and a line here. Nothing is imported before it is asked for:
 (`pip install u2ad[rivals]`).
 """
 
+from dataclasses import is_dataclass
 from importlib import import_module
 
 from ..errors import InstallationError, UsageError
-from .detector import Rival
+from .detector import Rival, settings_of
 
 # name on the command line and in configurations → module and class
 RIVALS = {
@@ -39,15 +40,24 @@ RIVALS = {
 def make(name: str, **settings) -> Rival:
     """A rival with settings of its own.
 
-    :raises UsageError: there is none of that name. :raises InstallationError: it needs a library that is not there.
+    :raises UsageError: there is none of that name, or it has no such setting.
+    :raises InstallationError: it needs a library that is not there, or that does not go with another one.
     """
     if name not in RIVALS:
         raise UsageError(f"There is no method {name!r}: choose from {', '.join(RIVALS)}.")
     module, kind = RIVALS[name]
     try:
-        return getattr(import_module(f".{module}", __name__), kind)(**settings)
-    except ModuleNotFoundError as missing:
-        if missing.name and missing.name.startswith("U2ADLib"):
+        made = getattr(import_module(f".{module}", __name__), kind)
+        # A rule is the dataclass of its own settings.
+        return settings_of(made, name, settings) if is_dataclass(made) else made(**settings)
+    except (ModuleNotFoundError, RuntimeError) as problem:
+        missing = getattr(problem, "name", None)
+        if missing is None:  # torchvision of another release than torch's: a RuntimeError, which transformers wraps
+            raise InstallationError(
+                f"{name} cannot be loaded: {problem.__cause__ or problem}. Are its libraries of releases that go "
+                "together, as those of torch and torchvision must?"
+            ) from problem
+        if missing.startswith("U2ADLib"):
             raise
-        extra = "detectors" if missing.name == "torchvision" else "rivals"
-        raise InstallationError(f"{name} needs {missing.name}: pip install 'u2ad[{extra}]'.") from missing
+        extra = "detectors" if missing == "torchvision" else "rivals"
+        raise InstallationError(f"{name} needs {missing}: pip install 'u2ad[{extra}]'.") from problem

@@ -2,13 +2,15 @@
 way."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 
-from ..training.step import descend
-from .learning import learn, mixed_precision
-from .rebuilding import Batches, Rebuilding, RebuildingSettings, generators
+from ..errors import UsageError
+from .learning import mixed_precision
+from .rebuilding import Rebuilding, RebuildingSettings, generators
 from .simplex import simplex_noise
 
 
@@ -28,6 +30,14 @@ class AnoDDPMSettings(RebuildingSettings):
     steps: int = 40
     learning_rate: float = 1e-4
 
+    def __post_init__(self):
+        super().__post_init__()
+        if not 1 <= self.steps <= self.trained_to <= self.noise_levels:
+            raise UsageError(
+                f"Maps cannot be made from {self.steps} steps back after a training to level {self.trained_to} of "
+                f"{self.noise_levels}: take 1 ≤ steps ≤ trained_to ≤ noise_levels."
+            )
+
     @property
     def halvings(self) -> int:
         return len(self.channels) - 1
@@ -44,7 +54,7 @@ class AnoDDPM(Rebuilding):
     settings_type = AnoDDPMSettings
     of_maps = Rebuilding.of_maps | {"steps"}
     libraries = ("monai", "opensimplex", "einops")  # the last by MONAI, for its attention
-    presets = {  # noqa: RUF012
+    presets: ClassVar = {
         "small": {
             "columns": 64,
             "channels": (16, 32, 64),
@@ -73,26 +83,16 @@ class AnoDDPM(Rebuilding):
         )
         return {"unet": network}
 
-    def train(self, networks, slices, training, recipe):
-        settings, network, scheduler = self.settings, networks["unet"], self._scheduler()
-        batches = Batches(slices, settings.size, training.device)
-        optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
-
-        def step(chosen, generator):
-            seen, _ = batches(chosen, generator)
-            noise = simplex_noise(seen[:, 0].shape, generator)[:, None]
-            levels = torch.randint(settings.trained_to, (len(seen),), generator=generator, device=seen.device)
-            noisy = scheduler.add_noise(2 * seen - 1, noise, levels)
-            with mixed_precision(training.device):
-                predicted = network(noisy, levels)
-            loss = F.mse_loss(predicted.float(), noise)
-            descend(network, optimiser, loss, settings.clip_norm)
-            return {"loss": loss}
-
-        learn(networks, {"unet": optimiser}, step, slices, training, batch=settings.batch, recipe=recipe)
+    def losses(self, network, seen, generator):
+        noise = simplex_noise(seen[:, 0].shape, generator)[:, None]
+        levels = torch.randint(self.settings.trained_to, (len(seen),), generator=generator, device=seen.device)
+        noisy = self._scheduler.add_noise(2 * seen - 1, noise, levels)
+        with mixed_precision(seen.device):
+            predicted = network(noisy, levels)
+        return {"loss": F.mse_loss(predicted.float(), noise)}
 
     def rebuild(self, networks, seen, cords, seeds):
-        scheduler, drawn = self._scheduler(), generators(seeds)
+        scheduler, drawn = self._scheduler, generators(seeds)
 
         def noise():
             one = (1, *seen.shape[2:])
@@ -110,6 +110,7 @@ class AnoDDPM(Rebuilding):
                 image = image + spread * noise()
         return ((image + 1) / 2).clamp(0, 1)
 
+    @cached_property
     def _scheduler(self):
         from monai.networks.schedulers import DDPMScheduler
 

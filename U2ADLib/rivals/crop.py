@@ -42,8 +42,7 @@ def windows(cords: torch.Tensor, size: tuple[int, int], margin: int = 0) -> Wind
     :raises UsageError: a window is larger than the slices.
     """
     shape = tuple(cords.shape[1:])
-    if size[0] > shape[0] or size[1] > shape[1]:
-        raise UsageError(f"A window of {size[0]}×{size[1]} does not fit slices of {shape[0]}×{shape[1]} pixels.")
+    check_size(size, shape)
     height, width = (min(length + 2 * margin, whole) for length, whole in zip(size, shape, strict=True))
     rows = _lengths(shape[0], cords)
     shown = cords.any(dim=2)
@@ -61,8 +60,20 @@ def windows(cords: torch.Tensor, size: tuple[int, int], margin: int = 0) -> Wind
 
 def middle(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """The middle of maps (…, H, W): what is left without a margin."""
-    top, left = ((whole - length) // 2 for whole, length in zip(maps.shape[-2:], size, strict=True))
+    top, left = middle_corner(maps.shape[-2:], size)
     return maps[..., top : top + size[0], left : left + size[1]]
+
+
+def middle_corner(shape: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Row and column where the middle of slices of a shape (H, W) begins. :raises UsageError: they are smaller."""
+    check_size(size, shape)
+    return (shape[0] - size[0]) // 2, (shape[1] - size[1]) // 2
+
+
+def check_size(size: tuple[int, int], shape: tuple[int, int]) -> None:
+    """:raises UsageError: a window of that size is larger than slices of a shape (H, W)."""
+    if size[0] > shape[0] or size[1] > shape[1]:
+        raise UsageError(f"A window of {size[0]}×{size[1]} does not fit slices of {shape[0]}×{shape[1]} pixels.")
 
 
 def put_together(images: torch.Tensor, cords: torch.Tensor, rebuilt: torch.Tensor, where: Windows):

@@ -1,13 +1,13 @@
 """Denoising autoencoder with coarse noise (Kascenas et al. 2022; paper 4.4 and App. B.1)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 
-from ..training.step import descend
-from .learning import learn, mixed_precision
-from .rebuilding import Batches, Rebuilding, RebuildingSettings, generators
+from .learning import mixed_precision
+from .rebuilding import Rebuilding, RebuildingSettings, generators
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class DAE(Rebuilding):
     settings: DAESettings
     settings_type = DAESettings
     of_maps = Rebuilding.of_maps | {"noisy_maps"}
-    presets = {  # noqa: RUF012
+    presets: ClassVar = {
         # Cells of as many pixels as those of Kascenas et al., with 128 in a slice; larger ones reach far beyond a cord.
         "small": {
             "columns": 64,
@@ -63,21 +63,11 @@ class DAE(Rebuilding):
         )
         return {"unet": network}
 
-    def train(self, networks, slices, training, recipe):
-        settings, network = self.settings, networks["unet"]
-        batches = Batches(slices, settings.size, training.device)
-        optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
-
-        def step(chosen, generator):
-            clean, _ = batches(chosen, generator)
-            noise = coarse_noise(clean.shape, settings.sigma, settings.cell_px, generator)
-            with mixed_precision(training.device):
-                found = network(clean + noise)
-            loss = F.mse_loss(found.float(), noise)
-            descend(network, optimiser, loss, settings.clip_norm)
-            return {"loss": loss}
-
-        learn(networks, {"unet": optimiser}, step, slices, training, batch=settings.batch, recipe=recipe)
+    def losses(self, network, seen, generator):
+        noise = coarse_noise(seen.shape, self.settings.sigma, self.settings.cell_px, generator)
+        with mixed_precision(seen.device):
+            found = network(seen + noise)
+        return {"loss": F.mse_loss(found.float(), noise)}
 
     def rebuild(self, networks, seen, cords, seeds):
         settings = self.settings

@@ -16,9 +16,9 @@ from ..training.checkpoint import load_state, save_state, with_prefix
 from ..training.corrupted import draw_example
 from ..training.data import SliceSet, sampling_weights
 from ..training.discriminator import EXAMPLES_PER_TASK, DiscriminatorConfig, as_input, train_discriminator
-from .detector import SOURCE, Maps, Training, TrainingSlices
+from .detector import SOURCE, Maps, Training, TrainingSlices, settings_of, trained
 from .pace import check_budget, measure, planned, seconds_computed, timing, warm_up
-from .u2ad import settings_of, slice_set, trained
+from .u2ad import slice_set
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class DefaultScore:
 
     def __init__(self, **settings):
         """:raises UsageError: a setting that there is not."""
-        self.settings = settings_of(DefaultSettings, settings, self.name)
+        self.settings = settings_of(DefaultSettings, self.name, settings)
         self.architecture = DiscriminatorArchitecture(widths=tuple(self.settings.widths))
         self.device = self.settings.device
         self.source: tuple[Discriminator, ...] = ()

@@ -14,11 +14,10 @@ import numpy as np
 import torch
 
 from ..config import SEGMENT_NAMES
-from ..errors import UsageError
 from ..training import augment
 from ..training.step import descend
 from .boxes import check_annotated
-from .crop import middle
+from .crop import check_size, middle, middle_corner
 from .detector import Box, Training, TrainingSlices
 from .learning import LearnedRival, Networks, learn
 
@@ -92,7 +91,7 @@ class LearnedDetector(LearnedRival):
     def boxes(self, images: np.ndarray) -> list[list[Box]]:
         """See `detector.BoxDetector`."""
         network = self.trained()["detector"]
-        corner = _corner(images.shape[1:], self.settings.size)
+        corner = middle_corner(images.shape[1:], self.settings.size)
         found = []
         for start in range(0, len(images), SLICES_AT_ONCE):
             window = torch.from_numpy(np.ascontiguousarray(images[start : start + SLICES_AT_ONCE], np.float32))
@@ -109,16 +108,18 @@ def examples_of(
 
     :raises UsageError: the window is larger than the slices.
     """
-    _corner(slices.images.shape[1:], size)
-    images, cords = (torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (slices.images, slices.cords))
-    anomalous = [marked[segments] for segments, marked in zip(slices.segments, slices.anomalous, strict=True)]
-    segments = torch.from_numpy(np.where(np.stack(anomalous), slices.segments, 0).astype(np.uint8)).to(device)
-    numbers = torch.tensor(list(SEGMENT_NAMES), device=device)[None, :, None, None]
+    check_size(size, slices.images.shape[1:])
+    images, cords, segments, anomalous = (
+        torch.from_numpy(np.ascontiguousarray(values)).to(device)
+        for values in (slices.images, slices.cords, slices.segments, slices.anomalous[:, list(SEGMENT_NAMES)])
+    )
+    numbers = torch.tensor(list(SEGMENT_NAMES), device=device)[:, None, None]
 
     def draw(chosen: torch.Tensor, generator: torch.Generator) -> Examples:
         drawn = augment.draw(augment.AugmentConfig(), (len(chosen), *images.shape[1:]), generator)
         some, inside = augment.apply(images[chosen].float(), cords[chosen], drawn)
-        moved = augment.move((segments[chosen, None] == numbers).float(), drawn) > 0.5
+        marked = (segments[chosen, None] == numbers) & anomalous[chosen, :, None, None]
+        moved = augment.move(marked.float(), drawn) > 0.5
         some, inside, moved = (middle(values, size) for values in (some, inside, moved))
         boxes = [rectangles(one) for one in moved]
         return Examples(some, boxes, [cord_in(*one) for one in zip(boxes, inside, strict=True)])
@@ -156,10 +157,3 @@ def on_slice(boxes, confidences, size, corner, most: int) -> list[Box]:
     confidences = confidences.float().cpu().numpy()
     best = np.argsort(-confidences, kind="stable")[:most]
     return [Box(*(float(boxes[k, side]) for side in (1, 0, 3, 2)), float(confidences[k])) for k in best]
-
-
-def _corner(shape, size) -> tuple[int, int]:
-    """Row and column where the middle window of a slice begins, see `crop.middle`."""
-    if size[0] > shape[0] or size[1] > shape[1]:
-        raise UsageError(f"A window of {size[0]}×{size[1]} does not fit slices of {shape[0]}×{shape[1]} pixels.")
-    return (shape[0] - size[0]) // 2, (shape[1] - size[1]) // 2

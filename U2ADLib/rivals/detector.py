@@ -8,16 +8,19 @@ Training has at most two stages (paper 4.5): "source" (public, healthy) and "tar
 is source alone, 2 target alone, 3 source and then target; a stage goes on from the weights that the one before left.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from ..errors import UsageError
 from ..progress import Progress, no_progress
 
-SOURCE, TARGET = STAGES = ("source", "target")
+SOURCE, TARGET = "source", "target"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -122,3 +125,27 @@ class BoxDetector(Rival, Protocol):
 
     def boxes(self, images: np.ndarray) -> list[list[Box]]:
         """The boxes found in each slice, highest confidence first."""
+
+
+def settings_of(
+    kind: type[T], name: str, given: Mapping, preset: str = "full", presets: Mapping[str, Mapping] | None = None
+) -> T:
+    """Settings of class `kind` (a dataclass) for the method `name`: those given, then those of the preset, then the
+    defaults, which are also the preset "full".
+
+    :raises UsageError: there is no such preset or setting, or a value is refused.
+    """
+    presets = {"full": {}, **(presets or {})}
+    if preset not in presets:
+        raise UsageError(f"{name} has no preset {preset!r}: choose from {', '.join(presets)}.")
+    known = [one.name for one in fields(kind)]
+    if unknown := sorted(set(given) - set(known)):
+        raise UsageError(f"{name} has no setting {', '.join(unknown)}: it has {', '.join(known) or 'none'}.")
+    return kind(**{**presets[preset], **given})
+
+
+def trained(networks: T | None, name: str) -> T:
+    """What the method `name` has learnt. :raises UsageError: nothing was trained or loaded."""
+    if not networks:
+        raise UsageError(f"{name} has not been trained: fit it, or load what was trained.")
+    return networks

@@ -1,15 +1,15 @@
 """f-AnoGAN (Schlegl et al. 2019; paper 4.4 and App. B.1): a Wasserstein GAN with gradient penalty, then an encoder."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 
 from ..training.step import descend
-from .learning import learn, mixed_precision
+from .learning import frozen, learn, mixed_precision
 from .pace import part
 from .rebuilding import Batches, Rebuilding, RebuildingSettings
-from .vae_gan import frozen
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class FAnoGAN(Rebuilding):
     name = "f-anogan"
     settings: FAnoGANSettings
     settings_type = FAnoGANSettings
-    presets = {  # noqa: RUF012
+    presets: ClassVar = {
         "small": {
             "columns": 64,
             "channels": (8, 16, 32, 64, 64),

@@ -20,12 +20,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..errors import Cancelled, ModelError, U2ADError, UsageError
+from ..errors import Cancelled, ModelError, U2ADError
 from ..files import file_sha256, staged, write_json
 from ..training.checkpoint import load_state, network_tensors, save_state, with_prefix
 from ..training.data import SliceSet, sampling_weights
 from ..training.step import fingerprint, write_table
-from .detector import SOURCE, TARGET, Budget, Training, TrainingSlices
+from .detector import SOURCE, TARGET, Budget, Training, TrainingSlices, settings_of, trained
 from .pace import check_budget, seconds_computed
 
 WEIGHTS, RECORD = "weights.safetensors", "rival.json"
@@ -53,7 +53,8 @@ def learn(
     budget is only read. The learning rates fall from those of the optimisers to 0 along half a cosine over the budget,
     after a short warm-up.
 
-    :param networks: by name, on the training's device; changed in place. All are kept in the state.
+    :param networks: by name, on the training's device; changed in place. All are kept in the state: one without an
+        optimiser must still be what it was when the state was written.
     :param optimisers: fresh Adam or AdamW, each of the parameters of the network of the same name. Their networks are
         in training mode meanwhile, the others are left as they are; in the end all are in evaluation mode.
     :param step: takes the numbers of the slices of a batch, (batch,) on the device, and a generator there; takes an
@@ -63,7 +64,8 @@ def learn(
     :param clock: seconds of computing on a device, by default as `detector.Budget` counts them.
     :returns: rows of `curves.csv`: step, minutes, rate (of the first optimiser) and the losses' means since the row
         before.
-    :raises ModelError: the folder holds the state of another training. :raises U2ADError: the loss is not finite.
+    :raises ModelError: the folder holds the state of another training, or of one beside another network.
+    :raises U2ADError: the loss is not finite.
     """
     check_budget(training.budget)
     device, clock = torch.device(training.device), clock or seconds_computed
@@ -87,20 +89,13 @@ def learn(
     fraction, sums, since = used(training.budget, number, seconds), None, 0
 
     def keep():
-        tensors = {f"{name}.{key}": value for name in networks for key, value in _tensors(name).items()}
         record = {"epoch": number, "seconds": clock(device) - started, "rows": rows, "recipe": recipe}
-        save_state(training.folder, tensors, record)
+        save_state(training.folder, _state(networks, optimisers), record)
         columns = list(dict.fromkeys(name for row in rows for name in row))
         write_table(training.folder / "curves.csv", columns, rows)
 
-    def _tensors(name):
-        if name in optimisers:
-            found = network_tensors(networks[name], optimisers[name])
-        else:
-            found = {f"network.{key}": value for key, value in networks[name].state_dict().items()}
-        return {key: value.clone() for key, value in found.items()}  # safetensors refuses tied weights
-
-    with _own_randomness(device):
+    # Libraries draw from torch's global generators: what they do there is undone in the end.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         while fraction < 1:
             try:
                 training.progress("Training", *_progress(training.budget, number, fraction))
@@ -151,6 +146,19 @@ def mixed_precision(device: torch.device | str):
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
+@contextmanager
+def frozen(network: torch.nn.Module) -> Iterator[None]:
+    """Gradients go through the network, and none to its parameters."""
+    parameters = [one for one in network.parameters() if one.requires_grad]
+    for one in parameters:
+        one.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for one in parameters:
+            one.requires_grad_(True)
+
+
 class LearnedRival:
     """A method with networks: builds them, trains them by `learn`, keeps, saves and loads them.
 
@@ -161,7 +169,7 @@ class LearnedRival:
     learns: ClassVar[bool] = True
     supervised: ClassVar[bool] = False
     settings_type: ClassVar[type]
-    presets: ClassVar[Mapping[str, Mapping]] = {}  # settings by the name of a preset; "full": the defaults
+    presets: ClassVar[Mapping[str, Mapping]] = {}  # settings by the name of a preset
     of_maps: ClassVar[frozenset[str]] = frozenset()  # settings that do not change what is learnt
     libraries: ClassVar[tuple[str, ...]] = ("monai",)  # that are imported when they are needed
 
@@ -170,16 +178,10 @@ class LearnedRival:
 
         :raises UsageError: there is no such preset or setting. :raises ModuleNotFoundError: a library is not there.
         """
-        presets = {"full": {}, **self.presets}
-        if preset not in presets:
-            raise UsageError(f"{self.name} has no preset {preset!r}: choose from {', '.join(presets)}.")
-        known = self.settings_type.__dataclass_fields__
-        if unknown := sorted(set(settings) - set(known)):
-            raise UsageError(f"{self.name} has no setting {', '.join(unknown)}: it has {', '.join(known)}.")
+        self.settings = settings_of(self.settings_type, self.name, settings, preset, self.presets)
         for library in self.libraries:
             if find_spec(library) is None:
                 raise ModuleNotFoundError(f"No module named {library!r}", name=library)
-        self.settings = self.settings_type(**{**presets[preset], **settings})
         self.device = "cpu"  # of inference; that of the training after one
         self.source: dict[str, dict[str, torch.Tensor]] | None = None  # weights that a target stage starts from
         self.networks: Networks = {}
@@ -204,16 +206,12 @@ class LearnedRival:
         recipe = {**self._record(), "start": None if start is None else _checksum(start)}
         self.train(networks, slices, training, recipe)
         self.networks, self.device = networks, training.device
-        for network in networks.values():
-            network.eval()
         if training.stage == SOURCE:
             self.source = _weights(networks)
 
     def trained(self) -> Networks:
         """The networks, on the device of inference. :raises UsageError: nothing was trained or loaded."""
-        if not self.networks:
-            raise UsageError(f"{self.name} has not been trained: fit it, or load what was trained.")
-        for network in self.networks.values():
+        for network in trained(self.networks, self.name).values():
             network.to(self.device).eval()
         return self.networks
 
@@ -238,7 +236,7 @@ class LearnedRival:
         try:
             record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
             checksum = record.pop("sha256")
-        except (OSError, ValueError, AttributeError, KeyError):
+        except (OSError, ValueError, AttributeError, KeyError, TypeError):
             raise ModelError(f"{folder} does not hold {self.name}: train it again.") from None
         if record != self._record():
             raise ModelError(f"{folder} holds another method than {self.name}, or other settings: choose another.")
@@ -251,12 +249,12 @@ class LearnedRival:
                 network.load_state_dict(with_prefix(tensors, f"{name}."))
         except (SafetensorError, RuntimeError) as error:
             raise ModelError(f"The weights in {folder} do not fit {self.name}: {error}") from None
-        self.networks = {name: network.eval() for name, network in networks.items()}
+        self.networks = networks  # `trained` puts them where and how they are needed
         self.source = _weights(networks)
 
     def _built(self, seed: int) -> Networks:
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would change those of the GPUs, too
             return self.build()
 
     def _record(self) -> dict:
@@ -290,6 +288,18 @@ def _as_slice_set(slices: TrainingSlices) -> SliceSet:
     return SliceSet(slices.images, slices.cords, slices.people, np.zeros(len(slices), bool))
 
 
+def _state(networks, optimisers) -> dict[str, torch.Tensor]:
+    """What `_resume` needs, copied: safetensors refuses tied weights."""
+    tensors = {}
+    for name, network in networks.items():
+        if name in optimisers:
+            own = network_tensors(network, optimisers[name])
+        else:
+            own = {f"network.{key}": value for key, value in network.state_dict().items()}
+        tensors |= {f"{name}.{key}": value.clone() for key, value in own.items()}
+    return tensors
+
+
 def _resume(training, recipe, networks, optimisers) -> tuple[int, float, list[dict]]:
     """Put networks and fresh optimisers where the folder's state left them: steps, seconds and rows until there."""
     stored = load_state(training.folder)
@@ -302,10 +312,16 @@ def _resume(training, recipe, networks, optimisers) -> tuple[int, float, list[di
             "delete it to start again."
         )
     for name, network in networks.items():
-        own = with_prefix(tensors, f"{name}.")
-        network.load_state_dict(with_prefix(own, "network."))
+        kept = with_prefix(tensors, f"{name}.network.")
         if name in optimisers:
-            _restore_optimiser(network, optimisers[name], with_prefix(own, "optimiser."))
+            network.load_state_dict(kept)
+            _restore_optimiser(network, optimisers[name], with_prefix(tensors, f"{name}.optimiser."))
+        elif any(not torch.equal(value.cpu(), kept[key]) for key, value in network.state_dict().items()):
+            # What has been learnt so far fits that network alone.
+            raise ModelError(
+                f"{training.folder} holds the state of a training beside another {name} than this one: delete it to "
+                "start again."
+            )
     if used(training.budget, record["epoch"], record["seconds"]) < 1:
         training.say(f"Resuming after {record['epoch']} steps.")
     return record["epoch"], record["seconds"], record["rows"]
@@ -331,10 +347,3 @@ def _progress(budget: Budget, number: int, fraction: float) -> tuple[int, int]:
         return min(number, budget.steps), budget.steps
     total = max(round(60 * budget.minutes), 1)
     return min(int(fraction * total), total), total
-
-
-@contextmanager
-def _own_randomness(device: torch.device) -> Iterator[None]:
-    """Libraries draw from torch's global generators: what they do there is undone in the end."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield

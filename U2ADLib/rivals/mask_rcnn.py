@@ -68,8 +68,12 @@ class MaskRCNN(LearnedDetector):
 
     def losses(self, network, examples: Examples):
         targets = [
-            {"boxes": boxes, "labels": torch.ones(len(boxes), dtype=torch.long, device=boxes.device), "masks": masks}
-            for boxes, masks in zip(examples.boxes, (m.to(torch.uint8) for m in examples.masks), strict=True)
+            {
+                "boxes": boxes,
+                "labels": torch.ones(len(boxes), dtype=torch.long, device=boxes.device),
+                "masks": masks.to(torch.uint8),
+            }
+            for boxes, masks in zip(examples.boxes, examples.masks, strict=True)
         ]
         return network(_in_colour(examples.images), targets)
 

@@ -7,9 +7,10 @@ import torch
 
 from ..errors import UsageError
 from ..training import augment
+from ..training.step import descend
 from .crop import middle, put_together, windows
-from .detector import Maps, TrainingSlices
-from .learning import LearnedRival, Networks
+from .detector import Maps, Training, TrainingSlices
+from .learning import LearnedRival, Networks, learn
 
 # As in every training, but shifts of only a few pixels: a window follows the cord, unlike the grid of patches for which
 # the others were added. What is turned has to stay in it.
@@ -57,10 +58,18 @@ class RebuildingSettings:
 
 
 class Rebuilding(LearnedRival):
-    """A method whose map is |x − reconstruction| inside the cord."""
+    """A method whose map is |x − reconstruction| inside the cord.
+
+    A subclass builds its networks and defines `rebuild`; one with a single network defines its `losses`, too, one with
+    several its own `train`.
+    """
 
     settings: RebuildingSettings
     of_maps = frozenset({"maps_batch"})
+
+    def losses(self, network: torch.nn.Module, seen: torch.Tensor, generator: torch.Generator) -> dict:
+        """Losses by name, scalars; "loss" is descended. seen: windows (B, 1, rows, columns) in 0–1, augmented."""
+        raise NotImplementedError
 
     def rebuild(self, networks: Networks, seen: torch.Tensor, cords: torch.Tensor, seeds: list[int]) -> torch.Tensor:
         """Windows (B, 1, rows, columns) in 0–1 with cords of that shape, as 0 and 1, rebuilt.
@@ -68,6 +77,19 @@ class Rebuilding(LearnedRival):
         :param seeds: of each slice, for what is random.
         """
         raise NotImplementedError
+
+    def train(self, networks: Networks, slices: TrainingSlices, training: Training, recipe: dict) -> None:
+        settings, ((name, network),) = self.settings, networks.items()
+        batches = Batches(slices, settings.size, training.device)
+        optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+
+        def step(chosen, generator):
+            seen, _ = batches(chosen, generator)
+            losses = self.losses(network, seen, generator)
+            descend(network, optimiser, losses["loss"], settings.clip_norm)
+            return losses
+
+        learn(networks, {name: optimiser}, step, slices, training, batch=settings.batch, recipe=recipe)
 
     @torch.no_grad()
     def anomaly_map(self, images: np.ndarray, cords: np.ndarray, seed: int = 0) -> Maps:

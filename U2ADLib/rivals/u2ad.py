@@ -22,19 +22,19 @@ import numpy as np
 
 from ..anomaly import anomaly_map
 from ..config import Architecture, MonteCarloConfig
-from ..errors import ModelError, UsageError
+from ..errors import ModelError
 from ..mae import EdgeMAE
 from ..montecarlo import monte_carlo
 from ..package import load_model, save_model
 from ..training.adapt import AdaptConfig, adapt
 from ..training.data import SliceSet
 from ..training.pretrain import PretrainConfig, pretrain
-from .detector import SOURCE, Maps, Training, TrainingSlices
+from .detector import SOURCE, Maps, Training, TrainingSlices, settings_of, trained
 from .pace import Pace, measure, part, planned, seconds_computed, steps_and_epochs, timing, warm_up
 from .rules import signed_residual
 
 TIMED_SLICES = 16  # of which maps are made to time a refresh
-PRESETS = {"full": {}, "small": {"depth": 6, "decoder_depth": 2, "epochs": 40, "refreshes": 5}}  # small: for two cores
+PRESETS = {"small": {"depth": 6, "decoder_depth": 2, "epochs": 40, "refreshes": 5}}  # small: for two cores
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,7 @@ class Baseline:
 
         :raises UsageError: a preset or setting that there is not, or a value that it cannot have.
         """
-        if preset not in PRESETS:
-            raise UsageError(f"{self.name} has no preset {preset!r}: choose from {', '.join(PRESETS)}.")
-        self.settings = settings_of(Settings, PRESETS[preset] | settings, self.name)
+        self.settings = settings_of(Settings, self.name, settings, preset, PRESETS)
         self.monte_carlo = self._monte_carlo()
         self.device = self.settings.device
         self.source: EdgeMAE | None = None  # what an adaptation starts from
@@ -120,7 +118,8 @@ class Baseline:
         self.network = self._adapt(start, train, training)
 
     def anomaly_map(self, images: np.ndarray, cords: np.ndarray, seed: int = 0) -> Maps:
-        """See `detector.MapDetector`. seed: of the masks. Slices without cord have an empty map."""
+        """See `detector.MapDetector`. seed: of the masks, together with a slice's number among those with cord. Slices
+        without cord have an empty map."""
         network = trained(self.network, self.name)
         anomaly, uncertainty = np.zeros((2, *images.shape), np.float32)
         rebuilt = images.astype(np.float32)
@@ -277,21 +276,6 @@ class U2AD(EUGuided):
 def slice_set(slices: TrainingSlices) -> SliceSet:
     """As the project's own trainings take slices: every person counts equally much."""
     return SliceSet(slices.images.astype(np.float16), slices.cords, slices.people, np.zeros(len(slices), bool))
-
-
-def settings_of(kind, values: dict, name: str):
-    """Settings of class `kind` for the method `name`. :raises UsageError: it has no such setting."""
-    known = [field.name for field in fields(kind)]
-    if unknown := sorted(set(values) - set(known)):
-        raise UsageError(f"{name} has no setting {', '.join(unknown)}: it has {', '.join(known)}.")
-    return kind(**values)
-
-
-def trained(networks, name: str):
-    """:raises UsageError: nothing was trained or loaded."""
-    if not networks:
-        raise UsageError(f"{name} has not been trained: fit it, or load what was trained.")
-    return networks
 
 
 def _said(training: Training, steps: int, epochs: int) -> dict:

@@ -1,13 +1,13 @@
 """Variational autoencoder (Kingma and Welling 2014; paper 4.4 and App. B.1): squared error and KL divergence."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 
-from ..training.step import descend
-from .learning import learn, mixed_precision
-from .rebuilding import Batches, Rebuilding, RebuildingSettings
+from .learning import mixed_precision
+from .rebuilding import Rebuilding, RebuildingSettings
 
 
 @dataclass(frozen=True)
@@ -26,27 +26,17 @@ class VAE(Rebuilding):
     name = "vae"
     settings: VAESettings
     settings_type = VAESettings
-    presets = {"small": {"columns": 64, "channels": (16, 32, 64, 64, 64), "latent": 64}}  # noqa: RUF012
+    presets: ClassVar = {"small": {"columns": 64, "channels": (16, 32, 64, 64, 64), "latent": 64}}
 
     def build(self):
         return {"autoencoder": variational_autoencoder(self.settings)}
 
-    def train(self, networks, slices, training, recipe):
-        settings, network = self.settings, networks["autoencoder"]
-        batches = Batches(slices, settings.size, training.device)
-        optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
-
-        def step(chosen, generator):
-            seen, _ = batches(chosen, generator)
-            with mixed_precision(training.device):
-                z, kl = encode(network, seen, generator)
-                rebuilt = network.decode_forward(z)
-            error = F.mse_loss(rebuilt.float(), seen)
-            loss = error + settings.kl_weight * kl / seen[0].numel()
-            descend(network, optimiser, loss, settings.clip_norm)
-            return {"loss": loss, "error": error, "kl": kl}
-
-        learn(networks, {"autoencoder": optimiser}, step, slices, training, batch=settings.batch, recipe=recipe)
+    def losses(self, network, seen, generator):
+        with mixed_precision(seen.device):
+            z, kl = encode(network, seen, generator)
+            rebuilt = network.decode_forward(z)
+        error = F.mse_loss(rebuilt.float(), seen)
+        return {"loss": error + self.settings.kl_weight * kl / seen[0].numel(), "error": error, "kl": kl}
 
     def rebuild(self, networks, seen, cords, seeds):
         network = networks["autoencoder"]

@@ -1,14 +1,13 @@
 """VAE-GAN (Larsen et al. 2016; paper 4.4 and App. B.1): a VAE whose error is measured by a discriminator's features."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 
 from ..training.step import descend
-from .learning import learn, mixed_precision
+from .learning import frozen, learn, mixed_precision
 from .rebuilding import Batches
 from .vae import VAE, VAESettings, encode, variational_autoencoder
 
@@ -36,7 +35,7 @@ class VAEGAN(VAE):
     name = "vae-gan"
     settings: VAEGANSettings
     settings_type = VAEGANSettings
-    presets = {"small": {**VAE.presets["small"], "discriminator_channels": 8, "batch": 8}}  # noqa: RUF012
+    presets: ClassVar = {"small": {**VAE.presets["small"], "discriminator_channels": 8, "batch": 8}}
 
     def build(self):
         from monai.networks.nets import PatchDiscriminator
@@ -99,16 +98,3 @@ class VAEGAN(VAE):
             return {"features": features, "error": pixels, "kl": kl, "deceived": deceived, "told apart": told_apart}
 
         learn(networks, optimisers, step, slices, training, batch=settings.batch, recipe=recipe)
-
-
-@contextmanager
-def frozen(network) -> Iterator[None]:
-    """Gradients go through the network, and none to its parameters."""
-    parameters = [one for one in network.parameters() if one.requires_grad]
-    for one in parameters:
-        one.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for one in parameters:
-            one.requires_grad_(True)

@@ -13,6 +13,7 @@ training that was stopped begins anew, and a finished one is read from the safet
 
 import json
 import os
+import shutil
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib.util import find_spec
@@ -21,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InstallationError, ModelError, UsageError
+from ..errors import InstallationError, ModelError
 from ..training.checkpoint import load_state, save_state
 from .boxes import anomalous_rectangles, check_annotated
-from .detector import Box, Training, TrainingSlices
+from .detector import Box, Training, TrainingSlices, settings_of, trained
 from .pace import check_budget
 
 LICENCE = (
@@ -54,17 +55,15 @@ class YOLOv8:
 
     def __init__(self, **settings):
         """:raises InstallationError: ultralytics is not installed. :raises UsageError: a setting that there is not."""
-        known = YOLOSettings.__dataclass_fields__
-        if unknown := sorted(set(settings) - set(known)):
-            raise UsageError(f"{self.name} has no setting {', '.join(unknown)}: it has {', '.join(known)}.")
+        self.settings = settings_of(YOLOSettings, self.name, settings)
         if find_spec("ultralytics") is None:
             raise InstallationError(LICENCE)
-        self.settings = YOLOSettings(**settings)
         self.device = "cpu"  # of inference; that of the training after one
         self.network = None  # ultralytics' DetectionModel
 
     def fit(self, slices: TrainingSlices, training: Training) -> None:
-        """See `detector.Rival`. Minutes are of time: ultralytics counts no others.
+        """See `detector.Rival`. Minutes are of time: ultralytics counts no others. Where there are minutes, it does not
+        look at the steps.
 
         :raises InputError: no slice is annotated, or none shows an anomalous segment.
         """
@@ -81,13 +80,15 @@ class YOLOv8:
                 )
             self._take(tensors)
             return
-        data = write_dataset(slices, Path(training.folder) / "data")
+        data = Path(training.folder) / "data"
+        shutil.rmtree(data, ignore_errors=True)  # a training that was stopped may have left more slices
+        described = write_dataset(slices, data)
         model = _yolo(self.settings.network)
         training.progress("Training", 0, 1)
         minutes, steps = training.budget.minutes, training.budget.steps
         model.train(
-            data=str(data),
-            epochs=ceil((steps or 10**6) * self.settings.batch / len(slices)),
+            data=str(described),
+            epochs=ceil((10**6 if steps is None else max(steps, 1)) * self.settings.batch / len(slices)),
             time=None if minutes is None else minutes / 60,
             batch=self.settings.batch,
             imgsz=self.settings.image_size,
@@ -109,10 +110,8 @@ class YOLOv8:
 
     def boxes(self, images: np.ndarray) -> list[list[Box]]:
         """See `detector.BoxDetector`."""
-        if self.network is None:
-            raise UsageError(f"{self.name} has not been trained: fit it, or load what was trained.")
-        model = _yolo(self.settings.network)
-        model.model = self.network
+        network, model = trained(self.network, self.name), _yolo(self.settings.network)
+        model.model = network
         found = []
         for image in images:
             grey = np.repeat(_bytes(image)[:, :, None], 3, axis=2)
@@ -134,8 +133,7 @@ class YOLOv8:
 
     def save(self, folder: Path) -> None:
         """See `detector.Rival`."""
-        if self.network is None:
-            raise UsageError(f"{self.name} has not been trained: fit it, or load what was trained.")
+        trained(self.network, self.name)
         save_state(Path(folder), self._weights(), {"epoch": 0, **self._record()})
 
     def load(self, folder: Path) -> None:

@@ -12,5 +12,6 @@
 | `training` | methods × strategies × folds, trained under one budget, kept and resumed |
 | `tables/`, `pictures` | one module for each of the paper's experiments |
 | `report` | one HTML page, CSV and LaTeX |
+| `workers` | processes that share a computer's cores |
 | `run` | everything in its order, with an estimate first |
 """

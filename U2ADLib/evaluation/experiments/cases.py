@@ -4,9 +4,7 @@ Everything that was made lies in a cache folder, one file for each image, and is
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +24,7 @@ from .contracts import ExperimentCase
 from .kept import load_case, save_case
 from .planting import CLEAN, altered
 from .sets import ImagePlan, SetConfig, image_count, people_of, planned_images, refuse_shared, region_model_of, set_key
+from .workers import worker_processes
 
 __all__ = [
     "SetConfig",
@@ -84,12 +83,11 @@ def training_slices(
     images = [one for one in planned_images(sets, use, labelled=labels) if people is None or one.person in people]
     if not images:
         raise InputError(f"There is no image to learn from in the {use} set.")
-    found = [(case, len(case.images)) for case in _made(images, cache, workers, device, progress, say)]
-    made = [case for case, _ in found]
+    made = list(_made(images, cache, workers, device, progress, say))
     return TrainingSlices(
         np.concatenate([case.images for case in made]),
         np.concatenate([case.cords for case in made]),
-        np.array([case.person for case, count in found for _ in range(count)]),
+        np.array([case.person for case in made for _ in case.images]),
         np.concatenate([_segment_labels(case) for case in made]) if labels else None,
         np.concatenate([anomalous_segments(case) for case in made]) if labels else None,
     )
@@ -138,8 +136,7 @@ def _each(sources, cache, workers, device) -> Iterator[list]:
     if cache is None or workers < 2 or all(_is_there(source, Path(cache)) for source in sources):
         yield from (_make(one) for one in arguments)
         return
-    # Fresh processes, not forks: torch's threads do not survive a fork.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with worker_processes(workers) as pool:
         yield from pool.map(_make, arguments)
 
 

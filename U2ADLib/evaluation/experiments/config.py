@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from ...config import ScoreConfig
+from ...config import Preprocessing, ScoreConfig
 from ...errors import InstallationError, U2ADError, UsageError
 from ...resources import resource
 from ...rivals import RIVALS, make
@@ -22,13 +22,15 @@ from ...rivals.detector import SOURCE, TARGET, Budget
 from .sets import SetConfig
 
 SUFFIX = ".toml"
+# Keys that decide on what is shown and not on what is computed.
+SHOWN = ("name", "description", "experiments", "options", "pictures_of", "paper_data", "device", "resamples")
 ONCE, FROM_SOURCE, FROM_TARGET, FROM_BOTH = 0, 1, 2, 3  # strategies: 0 is that of methods that learn nothing
 PAPER_METHODS = ("vae", "dae", "vae-gan", "f-anogan", "anoddpm", "u2ad")  # of Table 1, in its order
 DETECTORS = ("yolov8", "mask-rcnn", "detr")
 SIGNAL = ("z-scoring", "slic", "dbscan")
 RULES = ("all-positive", "maximum-intensity", "global-robust-z", "global-difference", "local-robust-z")
-ABLATION = ("mae", "mae-mc", "eu-guided", "u2ad")
-OURS = ("mae-mc-signed", "u2ad-default")
+ABLATION = ("mae", "mae-mc", "mae-mc-signed", "eu-guided")  # what is left of U²AD; the signed residual is a rule, too
+OURS = ("u2ad", "u2ad-default")
 TITLES = {
     "vae": "VAE",
     "dae": "DAE",
@@ -74,21 +76,21 @@ class Folds:
 class Table1:
     """Methods × strategies (paper, Table 1)."""
 
-    methods: tuple[str, ...] = (*PAPER_METHODS, *OURS)
+    methods: tuple[str, ...] = (*PAPER_METHODS, "mae-mc-signed", "u2ad-default")
 
 
 @dataclass(frozen=True)
 class Table2:
     """Detectors, signal analysis and simple rules, beside U²AD (paper, Table 2)."""
 
-    methods: tuple[str, ...] = (*DETECTORS, *SIGNAL, *RULES, "u2ad", "u2ad-default")
+    methods: tuple[str, ...] = (*DETECTORS, *SIGNAL, *RULES, "mae-mc-signed", *OURS)
 
 
 @dataclass(frozen=True)
 class Table3:
     """Ablation (paper, Table 3)."""
 
-    methods: tuple[str, ...] = ABLATION
+    methods: tuple[str, ...] = (*ABLATION, "u2ad")
 
 
 @dataclass(frozen=True)
@@ -239,10 +241,9 @@ class ExperimentConfig:
         return json.loads(json.dumps(values))
 
     def key(self) -> str:
-        """Of what must be the same for results to stand in one folder: all but what is shown of them."""
+        """Of what must be the same for results to stand in one folder: all but what is shown of them (`SHOWN`)."""
         values = self.record()
-        shown = ("name", "description", "experiments", "options", "pictures_of", "paper_data", "device", "resamples")
-        return digest({name: value for name, value in values.items() if name not in shown})
+        return digest({name: value for name, value in values.items() if name not in SHOWN})
 
 
 def digest(value, length: int = 10) -> str:
@@ -464,12 +465,10 @@ class _Reader:
         for strategy in config.strategies:
             if strategy not in (FROM_SOURCE, FROM_TARGET, FROM_BOTH):
                 raise self.wrong("strategies", f"are 1, 2 and 3, not {strategy}.")
+        if not config.strategies:
+            raise self.wrong("strategies", "there must be at least one.")
         for experiment, option in config.options.items():
-            for one in fields(option):
-                if one.name in ("methods", "compared", "followed", "guided"):
-                    for name in getattr(option, one.name):
-                        if name not in RIVALS:
-                            raise self.wrong(f"options.{experiment}.{one.name}", f"there is no method {name!r}.")
+            self._check_option(f"options.{experiment}", option, config)
         if config.folds.count < 2:
             raise self.wrong("folds.count", "there must be at least 2 folds.")
         if config.folds.repeats < 1 or config.resamples < 1 or not config.seeds:
@@ -479,7 +478,33 @@ class _Reader:
         if (FROM_TARGET in config.strategies or FROM_BOTH in config.strategies) and not config.target_sets[0]:
             raise self.wrong("target", "strategies 2 and 3 need a target set, or folds.transductive = true.")
 
+    def _check_option(self, key, option, config):
+        """Before the plan is made of it, or an hour later a method refuses it."""
+        for one in fields(option):
+            value = getattr(option, one.name)
+            for item in value if isinstance(value, tuple) else (value,):
+                if one.name in ("method", "methods", "compared", "followed", "guided"):
+                    if item not in RIVALS:
+                        raise self.wrong(f"{key}.{one.name}", f"there is no method {item!r}.")
+                elif one.name in _LIMITS and not _LIMITS[one.name][0](item):
+                    raise self.wrong(f"{key}.{one.name}", f"must {_LIMITS[one.name][1]}, not {item:g}.")
+        if isinstance(option, Table4) and option.method in config.methods:
+            for name in ("k", "mask_ratio", "tau"):
+                for value in getattr(option, name):
+                    try:
+                        make(option.method, **tupled(config.methods[option.method]) | {name: value})
+                    except (U2ADError, TypeError, ValueError) as error:
+                        raise self.wrong(f"{key}.{name}", str(error)) from None
 
+
+_SIZE = Preprocessing.size
+_LIMITS = {  # of numbers among the options: what holds for them, and in words
+    "variances": (lambda variance: variance >= 0, "be at least 0"),
+    "downsampling": (lambda factor: factor >= 1 and _SIZE % factor == 0, f"divide {_SIZE}, the width of a slice"),
+    "shares": (lambda share: 0 <= share <= 1, "lie between 0 and 1"),
+    "inference_seeds": (lambda count: count >= 1, "be at least 1"),
+    "cases": (lambda count: count >= 1, "be at least 1"),
+}
 _NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 

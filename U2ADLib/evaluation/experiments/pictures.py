@@ -235,7 +235,7 @@ def case_page(path: Path, case: ExperimentCase, maps: Maps, curve, limits: Mappi
     rebuilt = case.images if maps.reconstruction is None else maps.reconstruction
     _image(axes[1], rebuilt[k][window], "rebuilt" if maps.reconstruction is not None else "rebuilds nothing")
     _heat(axes[2], maps.anomaly[k], case.cords[k], window)
-    axes[2].set_title("map")
+    axes[2].set_title("map", fontsize=FONT - 1)
     _image(axes[3], case.images[k][window], "truth")
     _outline(axes[3], case, k, window)
     axis = axes[4]
@@ -273,7 +273,6 @@ def _grid(count, columns, width, height):
     axes = [figure.add_subplot(rows, columns, n + 1) for n in range(count)]
     for axis in axes:
         axis.tick_params(labelsize=FONT - 2)
-        axis.title.set_fontsize(FONT)
         axis.xaxis.label.set_fontsize(FONT - 1)
         axis.yaxis.label.set_fontsize(FONT - 1)
     return figure, axes

@@ -43,7 +43,7 @@ class Report:
     stated: str
     device: str
     left_out: Sequence[str] = ()
-    trainings: Sequence[tuple[str, ...]] = field(default=())  # method, stage, slices, people, seconds
+    trainings: Sequence[tuple[str, ...]] = field(default=())  # method, stage, slices, people, seconds, folder
 
 
 def write_report(out: Path, report: Report) -> Path:
@@ -75,12 +75,14 @@ def page(report: Report, figures: Path) -> str:
     """The HTML. :param figures: where its pictures are."""
     config = report.config
     titles = {name: result.title or name for name, result in report.results.items()}
-    contents = "".join(f'<li><a href="#{name}">{_text(title)}</a></li>' for name, title in titles.items())
+    linked = {"reading": "How to read the tables", **titles, "repeat": "How to repeat it"}
+    contents = "".join(f'<li><a href="#{name}">{_text(title)}</a></li>' for name, title in linked.items())
     parts = [
         f"<h1>U²AD and its rivals: {_text(config.name)}</h1>",
         f"<p>{_text(config.description)}</p>" if config.description else "",
         _summary(report),
-        f'<nav><h2>Contents</h2><ul>{contents}<li><a href="#repeat">How to repeat it</a></li></ul></nav>',
+        _READING,
+        f"<nav><h2>Contents</h2><ul>{contents}</ul></nav>",
     ]
     for name, result in report.results.items():
         parts.append(_section(name, titles[name], result, figures, config.pictures_of == "all"))
@@ -97,7 +99,7 @@ def _summary(report):
     if behind:
         parts.append(f'<div class="warning"><h3>Where U²AD is not first</h3><ul>{behind}</ul></div>')
     elif standing.takes_part and standing.table:
-        parts.append("<p>U²AD is first in every figure of the table below.</p>")
+        parts.append("<p>No other method is level with U²AD, or ahead of it, in any figure of the table below.</p>")
     if standing.table:
         parts.append(_table(standing.table))
     missing = [*report.config.notes, *report.left_out]
@@ -168,7 +170,10 @@ def _repeat(report):
     )
     trainings = (
         "<details><summary>Trainings</summary><table><thead><tr><th>Method</th><th>Stage</th><th>Slices</th>"
-        f"<th>People</th><th>Seconds of computing</th></tr></thead><tbody>{trained}</tbody></table></details>"
+        "<th>People</th><th>Seconds of computing</th><th>Folder in models</th></tr></thead>"
+        f"<tbody>{trained}</tbody></table>"
+        '<p class="foot">A line for each fold and seed whose images differ. Seconds: since a training was last '
+        "started; what it did before it was stopped is not counted.</p></details>"
         if trained
         else ""
     )
@@ -208,6 +213,19 @@ def _text(text: str) -> str:
     """Escaped, and without addresses and the folders of absolute paths."""
     return escape(_PATHS.sub(r"\1", _ADDRESSES.sub("…", str(text))))
 
+
+_READING = """<section id="reading"><h2>How to read the tables</h2><ul>
+<li><b>Patient level</b>: has the image a hyperintensity, by the highest value of its curve? <b>Segment level</b>: which
+of its segments C2-3 to C7-T1 have one?</li>
+<li><b>Strategy</b>: what a method learnt from. 1: the source images; 2: the target images alone; 3: the source and then
+the target. Detectors learn from annotated target images, so theirs is 2. –: the method learns nothing.</li>
+<li>In <b>brackets</b>: a 95 % interval, for which people were drawn again and again, each with all of their images.
+After <b>±</b>: the standard deviation over folds.</li>
+<li><b>(oracle)</b>: a threshold was chosen on the images that are judged with it, as nobody can in practice.</li>
+<li><b>Bold</b>: the best of a column, however little it is ahead. <b>Coloured rows</b>: U²AD's own scores. <b>–</b> in
+the place of a number: not defined, or the method has nothing of the kind; more about it stands below the table.</li>
+<li>Below each table stands what was tested and on whom. The CSV files in the folder tables hold all digits.</li>
+</ul></section>"""
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">

@@ -8,24 +8,23 @@ others go on.
 
 import json
 import os
-import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from multiprocessing import get_context, parent_process
+from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
 from uuid import uuid4
 
 from ... import __version__
 from ...batch import dask_executor
-from ...errors import Cancelled, U2ADError, UsageError
+from ...errors import Cancelled, InstallationError, U2ADError, UsageError
 from ...files import write_json
 from ...progress import Progress, format_seconds, no_progress
-from .config import ExperimentConfig, digest, read_config
+from .config import SHOWN, ExperimentConfig, digest, read_config
 from .report import Report, write_report
 from .tables import EXPERIMENTS, case_pages, experiment
 from .tables.context import Context
@@ -42,6 +41,7 @@ from .training import (
     title_of,
     training_seconds,
 )
+from .workers import worker_processes
 
 SETUP = "comparison.json"
 CASES = "cases"
@@ -50,6 +50,8 @@ POLL_SECONDS = 0.2  # between two looks at whether the user wants to stop
 STEPS_SECONDS = 300.0  # what a training in steps counts for the progress
 SILENT_SECONDS = 60.0  # between two scorings that are told
 TABLE_SECONDS = 20.0  # of an experiment's tables and pictures
+LAYOUT = 1  # of tables and pictures: those that were kept with another one are made again, from the same scores
+NEEDS_FAILED = "what it needs failed"
 Say = Callable[[str], None]
 Task = Stage | Job
 
@@ -84,8 +86,11 @@ def evaluate(
     :param only: these experiments. :param device: instead of the configuration's.
     :param dask: address of a scheduler whose workers see the same folders; then `workers` means nothing.
     :raises UsageError: the configuration is wrong, or the folder holds something else.
-    :raises InputError: images or annotations cannot be used. :raises Cancelled: by `progress`.
+    :raises InputError: images or annotations cannot be used. :raises InstallationError: matplotlib is missing.
+    :raises Cancelled: by `progress`.
     """
+    if find_spec("matplotlib") is None:  # pictures are drawn last, after hours
+        raise InstallationError("The report needs matplotlib: pip install 'u2ad[rivals]'.")
     if not isinstance(config, ExperimentConfig):
         config = read_config(config)
     if unknown := set(only) - set(EXPERIMENTS):
@@ -180,9 +185,11 @@ def refuse_other(config: ExperimentConfig, out: Path) -> None:
     except (OSError, ValueError):
         raise UsageError(f"{out.name} holds something else than a comparison: choose an empty folder.") from None
     if kept.get("key") != config.key():
+        record, other = config.record(), kept.get("configuration", {})
+        differing = ", ".join(name for name in record if name not in SHOWN and record[name] != other.get(name))
         raise UsageError(
-            f"{out.name} holds a comparison with another configuration ({kept.get('name')}, {kept.get('key')}): choose "
-            "another folder."
+            f"{out.name} holds a comparison with another configuration ({kept.get('name')}, {kept.get('key')}; other "
+            f"{differing or 'version'}): choose another folder."
         )
 
 
@@ -230,9 +237,7 @@ def _work(comparison, planned, workers, dask, progress, say) -> dict[Task, str]:
         with dask_executor(dask) as executor:
             return _spread(comparison, todo, executor, len(todo), watch)
     if workers > 1:
-        threads = max(1, (os.cpu_count() or 1) // workers)
-        # Fresh processes, not forks: torch's threads do not survive a fork.
-        with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (threads,)) as executor:
+        with worker_processes(workers) as executor:
             return _spread(comparison, todo, executor, workers, watch)
     return _in_turn(comparison, todo, watch)
 
@@ -280,7 +285,7 @@ def _in_turn(comparison, todo, watch) -> dict[Task, str]:
     for task in todo:
         before = needs(comparison, task)
         if before in failed:
-            failed[task] = "what it needs failed"
+            failed[task] = NEEDS_FAILED
         else:
             failure = attempt(comparison, task, watch.within(task), watch.say)
             if failure:
@@ -301,10 +306,18 @@ def attempt(comparison: Comparison, task: Task, progress: Progress, say: Say = l
     except U2ADError as error:
         return str(error)
     except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        said = (str(error).splitlines() or [""])[0]  # some libraries put a page there
-        return f"Unexpected {type(error).__name__} at {Path(where.filename).name}:{where.lineno}: {said[:200]}"
+        return _unexpected(error)
     return None
+
+
+def _unexpected(error: Exception) -> str:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"Unexpected {type(error).__name__} at {Path(where.filename).name}:{where.lineno}: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    """Some libraries put a page there."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _spread(comparison, todo, executor: Executor, limit: int, watch) -> dict[Task, str]:
@@ -318,23 +331,23 @@ def _spread(comparison, todo, executor: Executor, limit: int, watch) -> dict[Tas
                 before = needs(comparison, task)
                 if before in failed:
                     waiting.remove(task)
-                    failed[task] = "what it needs failed"
+                    failed[task] = NEEDS_FAILED
                     watch.done(task, failed[task])
                 elif len(running) < limit and (before is None or comparison.is_done(before)):
                     waiting.remove(task)
                     running[_submit(executor, stop, comparison, task)] = task
             for future in wait(running, POLL_SECONDS, FIRST_COMPLETED).done:
                 task = running.pop(future)
-                failure = future.result()
+                try:
+                    failure = future.result()
+                except (U2ADError, BrokenProcessPool):
+                    raise
+                except Exception as error:  # of a Dask worker that was lost, for instance
+                    failure = f"The worker failed: {_first_line(error)}"
                 if failure:
                     failed[task] = failure
                 watch.done(task, failure)
             watch.tick()
-    except BrokenProcessPool:
-        raise U2ADError(
-            "A process died, most likely because memory ran out. What is complete is kept: run the same command again "
-            "with fewer --workers."
-        ) from None
     except BaseException:
         stop.touch()
         wait(running)
@@ -363,20 +376,6 @@ def _in_worker(stop: str, config: ExperimentConfig, out: str, device: str, task:
         return attempt(comparison, task, check)
 
 
-def _start_worker(threads: int) -> None:
-    """Initialise a process before it imports anything that computes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent decides what happens
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
-        os.environ[name] = str(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would go on for nobody. States on disk are replaced whole."""
-    parent_process().join()
-    os._exit(Cancelled.exit_code)
-
-
 def _meet(team) -> None:
     """Wait for the processes that torchrun started."""
     if team.size > 1:
@@ -403,9 +402,17 @@ def conclude(comparison: Comparison, failed: dict[Task, str], planned: Plan, pro
     if planned.jobs:
         modules[CASES] = case_pages
     results, left_out = {}, _reasons(comparison, failed)
+    if lost := comparison.images_tested - len(context.truths):
+        left_out.append(f"{lost} of {comparison.images_tested} test images cannot be used and are left out.")
     for number, (name, module) in enumerate(modules.items()):
         progress("Tables", number, len(modules))
-        results[name] = _result(context, name, module)
+        try:
+            results[name] = _result(context, name, module)
+        except U2ADError:
+            raise
+        except Exception as error:  # a picture that cannot be drawn must not cost the tables
+            left_out.append(f"{module.TITLE} failed: {_unexpected(error)}")
+            results[name] = Result(notes=["This part failed, see the summary."], title=module.TITLE)
     progress("Tables", len(modules), len(modules))
     report = Report(
         comparison.config,
@@ -430,13 +437,14 @@ def _result(context: Context, name: str, module) -> Result:
     settings = [config.resamples, config.pictures_of, config.paper_data, config.folds.repeats, config.name]
     keys = [key_of(comparison, job) for job in jobs]
     missing = sorted(job.name for job in context.failed.intersection(jobs))
-    key = digest([__version__, name, option, settings, keys, missing, config.key()])
+    key = digest([__version__, LAYOUT, name, option, settings, keys, missing, config.key()])
     kept = comparison.out / "results" / f"{name}.json"
     if kept.exists():
         record = json.loads(kept.read_text(encoding="utf-8"))
-        found = Result.from_record(record["result"])
-        if record["key"] == key and all((context.pictures / one.file).exists() for one in found.figures):
-            return found
+        if record["key"] == key:
+            found = Result.from_record(record["result"])
+            if all((context.pictures / one.file).exists() for one in found.figures):
+                return found
     made = replace(module.run(context), title=module.TITLE)
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_json(kept, {"key": key, "result": made.record()})
@@ -447,7 +455,7 @@ def _reasons(comparison, failed) -> list[str]:
     """Each misfortune once, the first that it happened to named."""
     reasons: dict[str, str] = {}
     for task, why in failed.items():
-        if why != "what it needs failed":
+        if why != NEEDS_FAILED:
             reasons.setdefault(why, named(comparison, task))
     return [f"{what[0].upper()}{what[1:]} failed: {why}" for why, what in reasons.items()]
 
@@ -458,4 +466,4 @@ def _trainings(comparison: Comparison, planned: Plan) -> Iterable[tuple[str, ...
         if path.exists():
             record = json.loads(path.read_text(encoding="utf-8"))
             counts = (str(record[name]) for name in ("slices", "people", "seconds"))
-            yield (title_of(stage.method), stage.stage, *counts)
+            yield (title_of(stage.method), stage.stage, *counts, stage.id)

@@ -1,9 +1,9 @@
 """From a method's maps or boxes to scores of segments and patients: the same steps for all (paper 3.5, B.2)."""
 
 import json
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from os import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,23 +128,23 @@ def score_boxes(case: ExperimentCase, boxes: Sequence[Sequence[Box]], seconds: f
 # ------------------------------------------------------------------------------------------------------------- files
 
 
-def write_scores(path: Path, scores: Iterable[CaseScores]) -> None:
-    """Write JSON lines, one for each case; the file is replaced at once."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(map(_line, scores)), encoding="utf-8")
-    replace(temporary, path)
-
-
-def append_scores(path: Path, scores: CaseScores) -> None:
-    """Add a case to a file of JSON lines. A last line that a kill cut off is taken away first."""
-    path = Path(path)
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file. A last line that a kill cut off is taken away first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b") as stream:
         stream.seek(0)
         stream.truncate(stream.read().rfind(b"\n") + 1)
-        stream.write(_line(scores).encode())
+        stream.write(f"{line}\n".encode())
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def append_scores(path: Path, scores: CaseScores) -> None:
+    """Add a case to a file. Infinite and undefined numbers, which JSON does not have, are null."""
+    values = asdict(scores)
+    values["lesions"] = [value if np.isfinite(value) else None for value in scores.lesions]
+    values["patient"] = scores.patient if np.isfinite(scores.patient) else None
+    append_line(Path(path), json.dumps(values, ensure_ascii=False, allow_nan=False))
 
 
 def read_scores(path: Path) -> dict[str, CaseScores]:
@@ -159,16 +159,9 @@ def read_scores(path: Path) -> dict[str, CaseScores]:
     try:
         made = [_scores(json.loads(line)) for line in lines]
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise InputError(f"{path.name} does not hold the scores of cases: delete it to score them again.") from None
+        place = "/".join(path.parts[-3:])
+        raise InputError(f"{place} does not hold the scores of cases: delete it to score them again.") from None
     return {one.id: one for one in made}
-
-
-def _line(scores):
-    """Infinite and undefined numbers, which JSON does not have, are null."""
-    values = asdict(scores)
-    values["lesions"] = [value if np.isfinite(value) else None for value in scores.lesions]
-    values["patient"] = scores.patient if np.isfinite(scores.patient) else None
-    return json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _scores(values):

@@ -130,27 +130,14 @@ def set_key(sets: Sequence[SetConfig], use: str) -> str:
     return _digest([(one.person, one.key()) for one in planned_images(sets, use, labelled=False)])
 
 
-def refuse_shared(
-    source: Sequence[SetConfig],
-    target: Sequence[SetConfig],
-    test: Sequence[SetConfig],
-    *,
-    transductive: bool = False,
-) -> None:
-    """:raises InputError: source, target and test share a person or a phantom.
-
-    :param transductive: target and test are the same images, as in the paper: only the source must have other people.
-    """
-    sets = {"source": source, "target": target, "test": test}
-    seeds = {"target": "test"} if transductive else {}
-    known = {use: _identities(chosen, seeds.get(use, use)) for use, chosen in sets.items()}
-    pairs = [("source", "target"), ("source", "test")] + ([] if transductive else [("target", "test")])
-    for first, second in pairs:
-        if shared := sorted(name for key, name in known[first].items() if key in known[second]):
-            raise InputError(
-                f"{first.capitalize()} and {second} share {_some(shared)}: nobody may be learnt from and judged. Name "
-                "them under `people` or `without`."
-            )
+def refuse_shared(sets: Sequence[SetConfig], use: str, test: Sequence[SetConfig]) -> None:
+    """:raises InputError: the sets, used as source, target or validation, share a person or a phantom with the test."""
+    tested = _identities(test, "test")
+    if shared := sorted(name for key, name in _identities(sets, use).items() if key in tested):
+        raise InputError(
+            f"{use.capitalize()} and test share {_some(shared)}: nobody may be learnt from and judged. Name them under "
+            "`people` or `without`."
+        )
 
 
 # -------------------------------------------------------------------------------------------------------- the plan
@@ -235,7 +222,7 @@ def planned_images(sets: Sequence[SetConfig], use: str, labelled: bool) -> list[
     folders: dict[str, Path] = {}
     made: list[ImagePlan] = []
     for config in sets:
-        if config.folder is not None and folders.setdefault(config.group, where := _place(config)) != where:
+        if config.folder is not None and folders.setdefault(config.group, where := place_of(config)) != where:
             raise InputError(f"Two folders of the {use} set are called {config.group}: give one another `name`.")
         if labelled and not config.labelled:
             raise InputError(
@@ -255,7 +242,8 @@ def planned_images(sets: Sequence[SetConfig], use: str, labelled: bool) -> list[
     return made
 
 
-def _place(config):
+def place_of(config: SetConfig) -> Path:
+    """The folder of a set, whatever it is called."""
     return Path(config.folder).resolve()
 
 
@@ -326,6 +314,6 @@ def _identities(sets, use) -> dict[tuple, str]:
     """What tells people from others, whatever their folder is called → their names."""
     found = {}
     for one in planned_images(sets, use, labelled=False) if sets else ():
-        key = ("", one.person) if one.case is None else (str(_place(one.config)), one.case.person)
+        key = ("", one.person) if one.case is None else (str(place_of(one.config)), one.case.person)
         found[key] = one.person if one.case is None else one.case.person
     return found

@@ -21,10 +21,10 @@ from ...progress import Progress, format_seconds, no_progress
 from ...rivals.detector import SOURCE, TARGET, Budget, Rival, Training, TrainingSlices
 from ...rivals.pace import seconds_computed
 from .cases import experiment_cases, training_slices
-from .config import FROM_BOTH, FROM_SOURCE, FROM_TARGET, ONCE, TITLES, ExperimentConfig, digest, tupled
+from .config import FROM_SOURCE, FROM_TARGET, ONCE, TITLES, ExperimentConfig, digest, tupled
 from .contracts import ExperimentCase
 from .folds import folds_of_people, split
-from .sets import SetConfig, image_count, people_of, refuse_shared, set_key
+from .sets import SetConfig, image_count, people_of, place_of, planned_images, refuse_shared, set_key
 
 DONE = "done.json"
 MODEL = "model"
@@ -137,13 +137,9 @@ class Comparison:
         config = self.config
         for fold in range(config.folds.count):
             held_out = self.held_out(fold)
-            test = _only(config.test, held_out)
-            sets = [(self._without(sets, held_out), sets) for sets in (config.source, config.target)]
-            for apart, _ in sets:
-                if apart:
-                    refuse_shared(apart, (), test)
-        if config.validation:
-            refuse_shared((), config.validation, config.test)
+            for use in (SOURCE, TARGET):
+                refuse_shared(self._without(getattr(config, use), held_out), use, self._only(held_out))
+        refuse_shared(config.validation, "validation", config.test)
 
     def held_out(self, fold: int) -> tuple[str, ...]:
         """The people that a fold tests."""
@@ -153,7 +149,7 @@ class Comparison:
         """Sets without some people of the test set; a set of which nobody is left is left out."""
         kept = []
         for one in sets:
-            names = _names_in(one, self.config.test, people)
+            names = self._names_in(one, people)
             if names and one.people:
                 names &= set(one.people)
             if names:
@@ -163,6 +159,30 @@ class Comparison:
                 one = replace(one, people=left, without=tuple(sorted({*one.without, *names})))
             kept.append(one)
         return tuple(kept)
+
+    def _only(self, people: Iterable[str]) -> list[SetConfig]:
+        """The test sets with some of their people only; phantoms as they are."""
+        kept = []
+        for one in self.config.test:
+            if one.folder is None:
+                kept.append(one)
+            elif names := self._names_in(one, people):
+                kept.append(replace(one, people=tuple(sorted(names)), without=()))
+        return kept
+
+    @cached_property
+    def _homes(self) -> dict[str, tuple[Path, str]]:
+        """Of everybody in the test set who is no phantom: the folder, and the name in it."""
+        plans = planned_images(self.config.test, "test", labelled=True)
+        return {one.person: (place_of(one.config), one.case.person) for one in plans if one.case is not None}
+
+    def _names_in(self, one: SetConfig, people: Iterable[str]) -> set[str]:
+        """What people of the test set are called in a folder, if it is the same as theirs."""
+        if one.folder is None:
+            return set()
+        place = place_of(one)
+        homes = (self._homes[name] for name in people if name in self._homes)
+        return {name for home, name in homes if home == place}
 
     @cached_property
     def cases(self) -> tuple[ExperimentCase, ...]:
@@ -243,19 +263,19 @@ class Comparison:
 
     def stage(self, entry: Entry, strategy: int, fold: int, seed: int) -> Stage | None:
         """The last stage of a method in a strategy, for the images that a fold tests; None where nothing is learnt."""
-        kind = kind_of(entry.method)
-        if strategy == ONCE or not kind.learns:
+        if strategy == ONCE or not kind_of(entry.method).learns:
             return None
-        if strategy != FROM_BOTH or entry.share == 0:
-            source_only = strategy == FROM_SOURCE or (strategy == FROM_BOTH and entry.share == 0)
-            return self._stage(entry, SOURCE if source_only else TARGET, fold, seed, None)
-        return self._stage(entry, TARGET, fold, seed, self._stage(entry, SOURCE, fold, seed, None))
+        if strategy == FROM_TARGET:
+            return self._stage(entry, TARGET, fold, seed, None)
+        source = self._stage(entry, SOURCE, fold, seed, None)
+        if strategy == FROM_SOURCE or entry.share == 0:
+            return source
+        return self._stage(entry, TARGET, fold, seed, source)
 
     def _stage(self, entry, stage, fold, seed, after):
-        kind = kind_of(entry.method)
         settings = entry.source_settings if stage == SOURCE else entry.target_settings
         owner = _owner(entry.method, stage, settings)
-        without, people, data = self._fold_data(stage, fold, kind.supervised)
+        without, people, data = self._fold_data(stage, fold, kind_of(entry.method).supervised)
         budget, share = self.config.budget[stage], entry.share if stage == TARGET else 1.0
         minutes = None if budget.minutes is None else budget.minutes * share
         steps = None if budget.steps is None else max(round(budget.steps * share), 1)
@@ -274,7 +294,7 @@ class Comparison:
             return (), people, digest([self.set_key(sets, use), people])
         transductive = stage == TARGET and self.config.folds.transductive
         held_out = () if transductive else self.held_out(fold)
-        without = tuple(name for name in held_out if any(_names_in(one, self.config.test, [name]) for one in sets))
+        without = tuple(name for name in held_out if any(self._names_in(one, [name]) for one in sets))
         apart = self._without(sets, without)
         if not apart:
             raise InputError(f"Nobody is left in the {stage} set that fold {fold + 1} does not test.")
@@ -284,7 +304,7 @@ class Comparison:
         """Names, as the training set has them, of its people that are tested, too."""
         if self.config.folds.transductive:
             return set(self.people)
-        return {f"{one.group}_{name}" for one in sets for name in _names_in(one, self.config.test, self.people)}
+        return {f"{one.group}_{name}" for one in sets for name in self._names_in(one, self.people)}
 
     # ------------------------------------------------------------------------------------------------ one training
 
@@ -354,26 +374,6 @@ def _owner(method, stage, settings):
         except (TypeError, ValueError, UsageError):
             return method
     return owner
-
-
-def _only(sets, people) -> tuple[SetConfig, ...]:
-    """The test sets with some of their people only; phantoms as they are."""
-    kept = []
-    for one in sets:
-        if one.folder is None:
-            kept.append(one)
-        elif names := _names_in(one, sets, people):
-            kept.append(replace(one, people=tuple(sorted(names)), without=()))
-    return tuple(kept)
-
-
-def _names_in(one: SetConfig, test: Iterable[SetConfig], people: Iterable[str]) -> set[str]:
-    """What people of the test set are called in a folder, if it is the same as theirs."""
-    if one.folder is None:
-        return set()
-    place = Path(one.folder).resolve()
-    prefixes = [f"{tested.group}_" for tested in test if tested.folder and Path(tested.folder).resolve() == place]
-    return {name.removeprefix(prefix) for name in people for prefix in prefixes if name.startswith(prefix)}
 
 
 def _device(name: str) -> str:

@@ -29,30 +29,25 @@ def jobs(comparison: Comparison) -> list[Job]:
 
 
 def run(context: Context) -> Result:
-    """Best: images with a hyperintensity, in the top segment, that stand out most. Worst: those that stand out least,
-    and images without one that stand out most."""
+    """Best: images with a hyperintensity, in the top segment, that stand out most. Worst: first those where the top
+    segment is another one, then those that stand out least; and images without one that stand out most."""
     method = method_of(context.comparison)
     if method is None or not context.is_there(entry := context.comparison.entry(method)):
         return Result(notes=["No cases are shown: U²AD was not scored."])
-    scores, fold_of = context.scores(entry), context.comparison.fold_of
-    standing = {}
-    for fold in set(fold_of.values()):
-        usual = [scores[t.id].patient for t in context.truths if fold_of[t.person] == fold and not t.patient]
-        middle, spread = (np.mean(usual), max(np.std(usual), 1e-9)) if usual else (0.0, 1.0)
-        for truth in context.truths:
-            if fold_of[truth.person] == fold:
-                standing[truth.id] = (scores[truth.id].patient - middle) / spread
+    scores = context.scores(entry)
+    standing = _standing(context, {name: one.patient for name, one in scores.items()})
     cases = [case for case in context.comparison.cases if context.may_show(case)]
     positive = [case for case in cases if case.patient]
+    healthy = [case for case in cases if not case.patient]
     located = [case for case in positive if case.segments.get(scores[case.id].top, False)]
-    chosen = {
-        "found best": sorted(located, key=lambda case: -standing[case.id])[:PER_KIND],
-        "missed": sorted(positive, key=lambda case: (case in located, standing[case.id]))[:PER_KIND],
-        "false alarm": sorted((c for c in cases if not c.patient), key=lambda case: -standing[case.id])[:PER_KIND],
+    ranked = {
+        "found best": sorted(located, key=lambda case: -standing[case.id]),
+        "found worst": sorted(positive, key=lambda case: (case in located, standing[case.id])),
+        "most suspicious without one": sorted(healthy, key=lambda case: -standing[case.id]),
     }
     figures = []
-    for kind, shown in chosen.items():
-        for number, case in enumerate(shown, 1):
+    for kind, found in ranked.items():
+        for number, case in enumerate(found[:PER_KIND], 1):
             if (maps := context.maps(entry, case)) is None:
                 continue
             config = context.config.score_of(method)
@@ -65,6 +60,19 @@ def run(context: Context) -> Result:
     missing = len(context.comparison.cases) - len(cases)
     notes = [f"{missing} images of people are not shown, though judged."] if missing else []
     return Result([], figures, [f"Shown are maps of {context.title(entry)}.", *notes])
+
+
+def _standing(context, scores):
+    """How far each patient score is from those of images without a hyperintensity, in their SD, by id: from those of
+    the same fold, whose scores are one model's, or from all where it has fewer than two."""
+    fold_of, result = context.comparison.fold_of, {}
+    healthy = [truth for truth in context.truths if not truth.patient]
+    for truth in context.truths:
+        same = [one for one in healthy if fold_of[one.person] == fold_of[truth.person]]
+        usual = [scores[one.id] for one in (same if len(same) > 1 else healthy)] or [0.0]
+        spread = np.std(usual, ddof=1) if len(usual) > 1 else 0.0
+        result[truth.id] = float((scores[truth.id] - np.mean(usual)) / (spread or 1.0))
+    return result
 
 
 def _picture(file, kind, number, case, score, standing):

@@ -1,18 +1,18 @@
 """Tables that several experiments share: the paper's protocol, and the figures that a reviewer believes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..config import RULES
+from ..config import OURS, RULES
+from ..figures import FALSE_MARKS, ORACLE, Figure
 from ..training import Comparison, Entry
 from . import paper
 from .context import Context, interval, jobs_of, spread
 from .result import Cell, Table, Value
 from .scoring import Job
 
-OURS = ("u2ad", "u2ad-default")  # rows that are U²AD's own
 PROTOCOL = (
     ("Accuracy", "patient accuracy"),
     ("F1", "patient F1"),
@@ -42,14 +42,37 @@ OURS_COLUMNS = (
     ("AP", "segment AP", 1),
     ("Found at 0.5 false per image", "segments found at 0.5 false per image", 1),
     ("Lesions found at 1 false mark per image", "lesions found at 1 false mark per image", 1),
-    ("Pixel AP", "pixel AP", 1),
-    ("Pixel Dice (oracle)", "pixel Dice", 1),
+    ("Pixel AP", "pixel AP (oracle)", 1),
+    ("Pixel Dice (oracle)", "pixel Dice (oracle)", 1),
 )
 OURS_NOTE = (
-    "All segments are judged, those that were not found count as missed. In brackets 95 % intervals over people "
-    "(bootstrap; of rates of healthy images Clopper-Pearson)."
+    "All segments are judged; those with a hyperintensity that were not found count as missed. In brackets 95 % "
+    "intervals over people (bootstrap; of rates of healthy images Clopper-Pearson, as if each image were a person's). "
+    "Pixels: in the cord, means over the images with a planted lesion, Dice at the best threshold of each. Seconds: "
+    "median, of computing an image's maps or boxes. –: not defined, for instance pixels where a method makes boxes."
 )
 FIXED_NOTE = "The fixed threshold is that with sensitivity 0.9 on validation images, which are not the test's."
+CALLS = (
+    ("Sensitivity", "patient sensitivity, pooled"),
+    ("Specificity", "patient specificity, pooled"),
+    ("F1", "patient F1, pooled"),
+    ("F1", "segment F1, pooled"),
+    ("Recall", "segment recall, pooled"),
+    ("Specificity", "segment specificity, pooled"),
+    ("F1, located", "located F1, pooled"),
+)
+CALLS_NOTE = (
+    "Each image is judged at the threshold of the other folds, and the calls of all folds are counted together: with "
+    "few positives a fold alone says little. Patient level: the threshold with sensitivity 0.9. Segment level: the top "
+    "segment, at the threshold with the best F1; located: an image with a hyperintensity whose top segment is another "
+    "one is a miss. In brackets 95 % intervals over people, at the same thresholds. –: the other folds set none."
+)
+KINDS = f"lesions found at {FALSE_MARKS:g} false mark per image: "
+KINDS_NOTE = (
+    "The share of planted lesions that are found where 1 false mark per image is made; n: how many there are. A1: as "
+    "in the paper (App. A.1), 1 to 3 in an image; the number after h, small or long is the contrast, in % of the way "
+    "from cord to fluid; small: 2 to 3 mm; border: at the cord's border. In brackets 95 % intervals over people."
+)
 POOLED_NOTE = "Healthy false positives: at the thresholds with sensitivity 0.9 in the other folds."
 
 
@@ -60,6 +83,11 @@ class Row:
     entry: Entry
     strategy: int
     labels: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """In a sentence."""
+        return f"{self.labels[1]}, strategy {self.strategy}" if self.strategy else self.labels[1]
 
     @property
     def is_ours(self) -> bool:
@@ -82,9 +110,26 @@ def rows_of(context: Context, methods: Sequence[str], strategies: Sequence[int] 
     return sorted(made, key=lambda row: row.strategy)
 
 
-def rule_rows(context: Context) -> list[Row]:
-    """The simple rules that stand in every table."""
-    return rows_of(context, RULES)
+def best_rows(context: Context, methods: Sequence[str]) -> list[Row]:
+    """Methods in their best strategy alone."""
+    best = context.comparison.best_strategy
+    return [row for row in rows_of(context, methods) if row.strategy == best(row.entry.method)]
+
+
+def detection_tables(context: Context, name: str, title: str, rows: Sequence[Row]) -> list[Table]:
+    """Everything about finding lesions, of the rows and of the simple rules, which stand in every table. name:
+    "table1" …, also of the paper's table whose values stand beside."""
+    known = {row.entry for row in rows}
+    rows = [*rows, *(row for row in rows_of(context, RULES) if row.entry not in known)]
+    made = [
+        protocol_table(context, f"{name}-protocol", f"{title}: the paper's protocol", rows, name),
+        calls_table(context, f"{name}-calls", f"{title}: calls of all folds together", rows),
+        reviewers_table(context, name, f"{title}: all segments, intervals over people", rows),
+        kinds_table(context, f"{name}-kinds", f"{title}: lesions found, by kind", rows),
+        groups_table(context, f"{name}-groups", f"{title}: phantoms and people apart", rows),
+        difference_table(context, f"{name}-differences", f"{title}: U²AD less the others", "u2ad", rows),
+    ]
+    return [table for table in made if table]
 
 
 def method_jobs(comparison: Comparison, methods: Sequence[str], best_only: bool = False) -> list[Job]:
@@ -108,19 +153,85 @@ def protocol_table(context: Context, name: str, title: str, rows: Sequence[Row],
     for row, found in zip(rows, figures, strict=True):
         keys = (row.entry.method, row.strategy) if number == "table1" else (row.entry.method,)
         known = paper.found(number, context.config.paper_data, *keys)
-        known = {key.replace("segment F1", "segment F1 (oracle)"): value for key, value in known.items()}
-        for rate in ("recall", "specificity"):
-            known[f"segment {rate} (oracle)"] = known.pop(f"segment {rate}", "")
-        lines.append((*row.labels, *(spread(found.get(key), known.get(key, "")) for _, key in PROTOCOL)))
+        lines.append((*row.labels, *protocol_cells(found, known)))
     return Table(
         name,
         title,
         columns,
         tuple(lines),
         (0, 0, *(1 for _ in PROTOCOL)),
-        (PROTOCOL_NOTE, *context.doubts(), context.stated()),
+        (
+            PROTOCOL_NOTE,
+            context.folds_told(),
+            *_fewer_folds(context, rows, figures),
+            *context.doubts(),
+            context.stated(),
+        ),
         (("", 2), *PROTOCOL_GROUPS),
-        tuple(n for n, row in enumerate(rows) if row.is_ours),
+        _emphasised(rows),
+    )
+
+
+def protocol_cells(found: Mapping[str, Figure], known: Mapping[str, str]) -> list[Value]:
+    """The columns of `PROTOCOL`. known: the paper's; its figures of segments are at the threshold of the test fold."""
+    return [
+        spread(found.get(key), known.get(key.removesuffix(ORACLE), "") if key in _PAPERS else "") for _, key in PROTOCOL
+    ]
+
+
+_PAPERS = {key for _, key in PROTOCOL if key.startswith("patient") or key.endswith(ORACLE)}
+
+
+def _fewer_folds(context, rows, figures):
+    """Who has figures that are the mean of some of the folds only, in a sentence."""
+    folds, named = context.config.folds.count, {}
+    for row, found in zip(rows, figures, strict=True):
+        counts = {key: found[key].n for _, key in PROTOCOL if key in found}
+        if few := [f"{key} of {n}" for key, n in counts.items() if 0 < n < folds]:
+            named.setdefault(", ".join(few), []).append(row.name)
+    said = "; ".join(f"{what}: {' / '.join(names)}" for what, names in named.items())
+    return [f"Means of fewer folds, because the others are undefined: {said}."] if said else []
+
+
+def _emphasised(rows):
+    return tuple(n for n, row in enumerate(rows) if row.is_ours)
+
+
+def calls_table(context: Context, name: str, title: str, rows: Sequence[Row]) -> Table:
+    """Sensitivity, specificity and F1 of the calls in all folds."""
+    figures = [context.figures(row.entry, row.strategy) for row in rows]
+    return Table(
+        name,
+        title,
+        ("Strategy", "Method", *(short for short, _ in CALLS)),
+        tuple(
+            (*row.labels, *(interval(found.get(key)) for _, key in CALLS))
+            for row, found in zip(rows, figures, strict=True)
+        ),
+        (0, 0, *(1 for _ in CALLS)),
+        (CALLS_NOTE, *context.doubts(), context.stated()),
+        (("", 2), ("Patient level", 3), ("Segment level", 4)),
+        _emphasised(rows),
+    )
+
+
+def kinds_table(context: Context, name: str, title: str, rows: Sequence[Row]) -> Table | None:
+    """The lesions that are found, each kind apart; None where none is planted."""
+    figures = [context.figures(row.entry, row.strategy) for row in rows]
+    counts = {key: figure.n for found in figures for key, figure in found.items() if key.startswith(KINDS)}
+    if not counts:
+        return None
+    return Table(
+        name,
+        title,
+        ("Strategy", "Method", *(f"{key.removeprefix(KINDS)} (n = {n})" for key, n in counts.items())),
+        tuple(
+            (*row.labels, *(interval(found.get(key)) for key in counts))
+            for row, found in zip(rows, figures, strict=True)
+        ),
+        (0, 0, *(1 for _ in counts)),
+        (KINDS_NOTE, *context.doubts(), context.stated()),
+        emphasised=_emphasised(rows),
     )
 
 
@@ -140,7 +251,10 @@ def reviewers_table(context: Context, name: str, title: str, rows: Sequence[Row]
     segment = sum("segment" in key for _, key, _ in known)
     prevalence = np.mean([truth.patient for truth in context.truths]) if context.truths else np.nan
     truth = [value for one in context.truths for value in one.segments.values()]
-    chance = f"Prevalence: {prevalence:.2f} of images, {np.mean(truth) if truth else np.nan:.2f} of segments."
+    chance = (
+        f"Prevalence, which is the AUPRC or AP of a guess: {prevalence:.2f} of images, "
+        f"{np.mean(truth) if truth else np.nan:.2f} of segments."
+    )
     return Table(
         name,
         title,
@@ -148,8 +262,14 @@ def reviewers_table(context: Context, name: str, title: str, rows: Sequence[Row]
         lines,
         (0, 0, *(sign for *_, sign in known), -1),
         (OURS_NOTE, FIXED_NOTE if fixed else POOLED_NOTE, chance, *context.doubts(), context.stated()),
-        (("", 2), ("Patient level", patient), ("Segment level", segment), ("", len(known) - patient - segment + 1)),
-        tuple(n for n, row in enumerate(rows) if row.is_ours),
+        (
+            ("", 2),
+            ("Patient level", patient),
+            ("Segment level", segment),
+            ("Planted lesions", len(known) - patient - segment),
+            ("", 1),
+        ),
+        _emphasised(rows),
     )
 
 
@@ -165,7 +285,7 @@ def groups_table(context: Context, name: str, title: str, rows: Sequence[Row]) -
         lines.append((*row.labels, *(interval(one.get(key)) for one in found for _, key in keys)))
     counts = {group: [truth for truth in context.truths if truth.group == group] for group in groups}
     told = ", ".join(
-        f"{group}: {len(truths)} images of {len({truth.person for truth in truths})}"
+        f"{group}: {len(truths)} images of {len({truth.person for truth in truths})} people"
         for group, truths in counts.items()
     )
     return Table(
@@ -174,9 +294,13 @@ def groups_table(context: Context, name: str, title: str, rows: Sequence[Row]) -
         ("Strategy", "Method", *(short for _ in groups for short, _ in keys)),
         tuple(lines),
         (0, 0, *(1 for _ in groups for _ in keys)),
-        (f"{told}. Intervals over people; of few people they are too narrow.", context.stated()),
+        (
+            f"{told}. Intervals of 95 % over people; of few people they are too narrow. –: all are of one kind, or (of "
+            "an interval) one person's.",
+            context.stated(),
+        ),
         (("", 2), *((group, len(keys)) for group in groups)),
-        tuple(n for n, row in enumerate(rows) if row.is_ours),
+        _emphasised(rows),
     )
 
 
@@ -205,5 +329,5 @@ def difference_table(context: Context, name: str, title: str, reference: str, ro
             "shows no difference.",
             context.stated(),
         ),
-        emphasised=tuple(n for n, row in enumerate(others) if row.is_ours),
+        emphasised=_emphasised(others),
     )

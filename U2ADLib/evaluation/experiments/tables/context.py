@@ -13,14 +13,11 @@ from ....rivals.detector import Maps
 from ....thresholds import SENSITIVITY, sensitivity_threshold
 from ..config import digest
 from ..contracts import CaseScores, ExperimentCase
-from ..figures import Figure, all_figures, differences, our_figures
+from ..figures import HEALTHY, Figure, all_figures, differences, our_figures
 from ..scores import Truth, read_scores
 from ..training import Comparison, Entry, title_of
-from .result import INTERVAL, SPREAD, Value
+from .result import INTERVAL, SPREAD, Value, plain
 from .scoring import UNCHANGED, Change, Job, is_scored, key_of, look, read_quality, stage_of
-
-HEALTHY = "healthy false-positive rate"
-PATIENT, SEGMENT = "patient AUROC", "segment AUROC"  # what methods are ranked by
 
 
 def jobs_of(
@@ -63,9 +60,11 @@ class Context:
         made = [self.comparison.entry(name) for name in self.config.known(tuple(methods))]
         return [entry for entry in made if self.is_there(entry)]
 
-    def is_there(self, entry: Entry, strategy: int | None = None, change: Change = UNCHANGED) -> bool:
+    def is_there(
+        self, entry: Entry, strategy: int | None = None, inference: int = 0, change: Change = UNCHANGED
+    ) -> bool:
         """Whether all of a method's scores are there, and those of this configuration and version."""
-        jobs = jobs_of(self.comparison, entry, strategy, change=change)
+        jobs = jobs_of(self.comparison, entry, strategy, inference, change)
         return not self.failed.intersection(jobs) and all(is_scored(self.comparison, job) for job in jobs)
 
     def title(self, entry: Entry) -> str:
@@ -112,47 +111,59 @@ class Context:
         They are kept: resampling people for every method takes longer than reading it.
         """
         jobs = jobs_of(self.comparison, entry, strategy, inference, change)
+        limits = {job.seed: self.thresholds(entry, strategy, job.seed) for job in jobs}
         keys = [key_of(self.comparison, job) for job in jobs]
         kept = self.out / "computed" / f"{digest([keys, self.config.resamples, len(self.truths)])}.json"
         if kept.exists():
-            return {
+            found = {
                 name: Figure(**{key: np.nan if one is None else one for key, one in values.items()})
                 for name, values in json.loads(kept.read_text(encoding="utf-8")).items()
             }
+            # Validation images may have been scored since, for another table or after a failure.
+            if (HEALTHY in found) == all(limits.values()):
+                return found
         made = _mean_of_seeds([
-            self._figures(entry, strategy, seed, inference, change) for seed in dict.fromkeys(job.seed for job in jobs)
+            self._figures(self.scores(entry, strategy, seed, inference, change), limits[seed]) for seed in limits
         ])  # fmt: skip
         kept.parent.mkdir(parents=True, exist_ok=True)
-        write_json(kept, {name: _plain(asdict(figure)) for name, figure in made.items()})
+        write_json(kept, {name: plain(asdict(figure)) for name, figure in made.items()})
         return made
 
-    def _figures(self, entry, strategy, seed, inference, change):
-        scores, settings = self.scores(entry, strategy, seed, inference, change), {"resamples": self.config.resamples}
+    def _figures(self, scores, limits):
+        settings = {"resamples": self.config.resamples}
         made = all_figures(scores, self.truths, fold_of=self.comparison.fold_of, **settings)
-        if limits := self.thresholds(entry, strategy, seed):
-            fixed = all_figures(_above(scores, limits, self._model_of), self.truths, threshold=0.0, **settings)
+        if limits:
+            fixed = our_figures(_above(scores, limits, self._model_of), self.truths, threshold=0.0, **settings)
             made |= {name: figure for name, figure in fixed.items() if "(fixed threshold)" in name or name == HEALTHY}
         return made
 
     def figures_of_group(self, entry: Entry, strategy: int | None, group: str) -> dict[str, Figure]:
-        """`figures.our_figures` of phantoms or of the people of one folder alone, of the first seed."""
+        """`figures.our_figures` of phantoms or of the people of one folder alone; of several seeds as `figures`."""
         truths = [truth for truth in self.truths if truth.group == group]
-        return our_figures(self.scores(entry, strategy), truths, resamples=self.config.resamples)
+        runs = self._runs(entry, strategy)
+        return _mean_of_seeds([our_figures(one, truths, resamples=self.config.resamples) for one in runs])
+
+    def _runs(self, entry, strategy):
+        """The scores of each seed."""
+        seeds = dict.fromkeys(job.seed for job in jobs_of(self.comparison, entry, strategy))
+        return [self.scores(entry, strategy, seed) for seed in seeds]
 
     def thresholds(self, entry: Entry, strategy: int | None, seed: int) -> dict[int, float]:
-        """Of each fold's model, the patient threshold with sensitivity 0.9 on the validation images."""
-        if not self.config.validation:
+        """Of each fold's model, the patient threshold with sensitivity 0.9 on the validation images; empty where they
+        are not scored, for all folds."""
+        jobs = jobs_of(self.comparison, entry, strategy, uses=("validation",)) if self.config.validation else []
+        jobs = [job for job in jobs if job.seed == seed]
+        if not jobs or not all(is_scored(self.comparison, job) for job in jobs):
             return {}
-        truths, limits = [Truth.of(case) for case in self.comparison.validation], {}
-        for job in jobs_of(self.comparison, entry, strategy, uses=("validation",)):
-            scores = read_scores(job.path(self.out))
-            if job.seed != seed or not all(truth.id in scores for truth in truths):
-                continue
-            labels = np.array([truth.patient for truth in truths])
-            if labels.any():
-                values = np.array([scores[truth.id].patient for truth in truths])
-                limits[job.fold] = float(sensitivity_threshold(values, labels, SENSITIVITY))
-        return limits if len(limits) == self.config.folds.count else {}
+        truths = [Truth.of(case) for case in self.comparison.validation]
+        labels = np.array([truth.patient for truth in truths])
+        if not labels.any():
+            return {}
+        runs = {job.fold: read_scores(job.path(self.out)) for job in jobs}
+        return {
+            fold: float(sensitivity_threshold([scores[truth.id].patient for truth in truths], labels, SENSITIVITY))
+            for fold, scores in runs.items()
+        }
 
     def _model_of(self, case_id):
         return self.comparison.fold_of[self._people[case_id]]
@@ -162,9 +173,11 @@ class Context:
         return {truth.id: truth.person for truth in self.truths}
 
     def difference(self, first: tuple[Entry, int], second: tuple[Entry, int]) -> dict[str, Figure]:
-        """First less second on the same draws of people, of the first seed."""
-        scores = [self.scores(entry, strategy) for entry, strategy in (first, second)]
-        return differences(*scores, self.truths, resamples=self.config.resamples)
+        """First less second on the same draws of people; of several seeds as `figures`."""
+        runs = [self._runs(*one) for one in (first, second)]
+        count = max(map(len, runs))
+        pairs = zip(*(one * count if len(one) == 1 else one for one in runs), strict=False)  # a rule has one run
+        return _mean_of_seeds([differences(*pair, self.truths, resamples=self.config.resamples) for pair in pairs])
 
     def seconds(self, entry: Entry, strategy: int | None = None) -> np.ndarray:
         """Of computing each test image's maps or boxes."""
@@ -203,13 +216,25 @@ class Context:
 
     def doubts(self) -> list[str]:
         """What is missing from the tables."""
-        methods = sorted({job.entry.method for job in self.failed})
-        return [f"Failed and left out: {', '.join(map(title_of, methods))}."] if methods else []
+        names = set()
+        for job in self.failed:
+            title = title_of(job.entry.method) + job.entry.label.removeprefix(job.entry.method)
+            names.add(f"{title}, strategy {job.strategy}" if job.strategy else title)
+        return [f"Failed and left out: {'; '.join(sorted(names))}."] if names else []
+
+    def folds_told(self) -> str:
+        """How many images with a hyperintensity each fold has, in a sentence: with few of them a fold says little."""
+        fold_of, counts = self.comparison.fold_of, []
+        for fold in range(self.config.folds.count):
+            labels = [truth.patient for truth in self.truths if fold_of[truth.person] == fold]
+            counts.append(f"{sum(labels)} of {len(labels)}")
+        return f"Images with a hyperintensity in each fold: {', '.join(counts)}."
 
     def stated(self) -> str:
         """The configuration in a sentence, for the foot of every table."""
         config = self.config
-        people, positive = len(self.comparison.people), sum(truth.patient for truth in self.truths)
+        people, positive = len({truth.person for truth in self.truths}), sum(truth.patient for truth in self.truths)
+        segments = [value for truth in self.truths for value in truth.segments.values()]
         groups = sorted({truth.group for truth in self.truths})
         budget = "; ".join(_budget_text(stage, one) for stage, one in config.budget.items())
         learnt = (
@@ -219,10 +244,14 @@ class Context:
         )
         return (
             f"Configuration {config.name} ({config.key()}): {len(self.truths)} test images of {people} people "
-            f"({', '.join(groups)}), {positive} with a hyperintensity; {config.folds.count} folds of people, {learnt}; "
-            f"{budget}; {len(config.seeds)} seed{'s' * (len(config.seeds) > 1)}; {config.resamples} resamples."
-            f"{self._own_steps()}"
+            f"({', '.join(groups)}), {positive} with a hyperintensity; {len(segments)} labelled segments, "
+            f"{sum(segments)} with one; {config.folds.count} folds of people, {learnt}; {budget}; {self._seeds()}; "
+            f"{config.resamples} resamples.{self._own_steps()}"
         )
+
+    def _seeds(self):
+        count = len(self.config.seeds)
+        return f"{count} seeds, of which values and ends of intervals are the means" if count > 1 else "1 seed"
 
     def _own_steps(self):
         """Methods whose maps come to scores by other steps."""
@@ -264,7 +293,3 @@ def _mean_of_seeds(made: list[dict[str, Figure]]) -> dict[str, Figure]:
             apart = float(np.std([one.value for one in found], ddof=1))
         result[name] = Figure(*ends, found[0].n, f"{found[0].note}; mean of {len(made)} seeds, SD {apart:.3f}")
     return result
-
-
-def _plain(values):
-    return {key: None if isinstance(one, float) and not np.isfinite(one) else one for key, one in values.items()}

@@ -16,7 +16,7 @@ SHOWN = (
     ("SSIM", "ssim", 4),
     ("PSNR [dB]", "psnr", 2),
     ("MSE", "mse", 5),
-    ("Variance", "variance", 4),
+    ("Variance × 1000", "variance", 4),
     ("SSIM, lesions", "lesion_ssim", 4),
     ("PSNR, lesions", "lesion_psnr", 2),
     ("MSE, lesions", "lesion_mse", 5),
@@ -77,8 +77,10 @@ def run(context: Context) -> Result:
         ("Method", "Share of the budget", *(title for title, *_ in SHOWN)),
         tuple(lines),
         notes=(
-            "Lesions: inside planted ones, against the image before they were planted. Each share is an adaptation of "
+            "Means over the test images, intensities 0–1; variance: mean EU. Whole cord: against the image itself; "
+            "lesions: inside planted ones, against the image before they were planted. Each share is an adaptation of "
             "its own with its whole schedule; 0 is the source stage.",
+            *context.doubts(),
             context.stated(),
         ),
     )

@@ -9,10 +9,11 @@ from ..pictures import domain_shift
 from ..training import Comparison
 from .context import Context
 from .result import Picture, Result, Table, Value
-from .scoring import BINS, Job, histogram
+from .scoring import Job, distance, histogram, mean_and_spread
 
 TITLE = "Intensities of source and target (Fig. 1)"
 RING_PX = 3
+WORDS = {"cord": "cord", "around": "around the cord"}
 
 
 def jobs(comparison: Comparison) -> list[Job]:
@@ -32,27 +33,20 @@ def run(context: Context) -> Result:
             parts = {"cord": slices.cords, "around": near & ~slices.cords}
             counts[name] = {part: np.array(histogram(slices.images[mask])) for part, mask in parts.items()}
     domain_shift(context.picture_path("histograms"), counts)
-    rows = []
-    for name, parts in counts.items():
-        for part, found in parts.items():
-            share = found / max(found.sum(), 1)
-            middle = (np.arange(BINS) + 0.5) / BINS
-            mean = float((share * middle).sum())
-            spread = float(np.sqrt((share * (middle - mean) ** 2).sum()))
-            reference = counts["test"][part] / max(counts["test"][part].sum(), 1)
-            apart = float(np.abs(np.cumsum(share - reference)).sum() / BINS)
-            rows.append((name, _WORDS[part], Value(mean), Value(spread), Value(apart)))
+    rows = [
+        (name, WORDS[part], *map(Value, (*mean_and_spread(found), distance(found, counts["test"][part]))))
+        for name, parts in counts.items()
+        for part, found in parts.items()
+    ]
     table = Table(
         "histograms",
         TITLE,
         ("Set", "Where", "Mean", "SD", "Distance to the test set"),
         tuple(rows),
         notes=(
-            f"Intensities 0–1; within {RING_PX} mm around the cord is mostly fluid. Distance: Wasserstein's.",
+            f"Intensities 0–1 of all slices of each set; within {RING_PX} mm around the cord is mostly fluid. "
+            "Distance: of Wasserstein, in intensities.",
             context.stated(),
         ),
     )
     return Result([table], [Picture("histograms.png", TITLE, "Shares of pixels.")])
-
-
-_WORDS = {"cord": "cord", "around": "around the cord"}

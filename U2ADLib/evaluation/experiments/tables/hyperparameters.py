@@ -1,5 +1,7 @@
 """How K, mask ratio and τ change the reconstruction (paper, Fig. A5)."""
 
+from math import nan
+
 from ..pictures import line_panels
 from ..training import Comparison
 from . import table4
@@ -25,13 +27,13 @@ def run(context: Context) -> Result:
         if context.is_there(entry)
     ]
     if not found:
-        return Result(notes=["Fig. A5 is empty: U²AD does not take part."])
+        return Result(notes=["Fig. A5 is empty: U²AD does not take part, or failed."])
     for name, value, quality in found:
-        cells = [Value(quality[key], digits=digits) for _, key, digits in SHOWN]
+        cells = [Value(quality.get(key, nan), digits=digits) for _, key, digits in SHOWN]
         lines.append((table4.NAMES[name], f"{value:g}", *cells))
     for title, key, _ in SHOWN:
         for name in dict.fromkeys(name for name, _, _ in found):
-            points = [(value, quality[key]) for setting, value, quality in found if setting == name]
+            points = [(value, quality.get(key, nan)) for setting, value, quality in found if setting == name]
             panels.append({
                 "title": f"{title} against {table4.NAMES[name]}",
                 "x": table4.NAMES[name],
@@ -46,6 +48,6 @@ def run(context: Context) -> Result:
         ("Setting", "Value", *(title for title, _, _ in SHOWN)),
         tuple(lines),
         (0, 0, 1, 1, -1),
-        ("Whole cord, mean over the test images.", context.stated()),
+        ("Whole cord, mean over the test images, intensities 0–1.", *context.doubts(), context.stated()),
     )
     return Result([table], [Picture("hyperparameters.png", TITLE, "Whole cord, mean over the test images.")])

@@ -7,7 +7,7 @@ from ..pictures import distributions, reconstructions
 from ..training import Comparison
 from .context import Context, jobs_of
 from .result import Picture, Result, Table, Value
-from .scoring import BINS, Job, histogram
+from .scoring import Job, distance, histogram, mean_and_spread, overlap
 
 TITLE = "Planted lesions, rebuilt (Fig. 6 and A2)"
 RING_PX = (2, 3)  # fluid is looked for so far outside the cord …
@@ -44,8 +44,10 @@ def run(context: Context) -> Result:
         caption = "Above: image and reconstructions; below: what was planted, and anomaly maps."
         real = example.group != "phantom"
         figures.append(Picture("pseudo-anomaly-example.png", "A planted lesion, rebuilt (Fig. A2)", caption, real))
-    distance = [(title, *_against(counts, cord, lesion)) for title, counts in rebuilt.items()]
-    rows = [("(the lesion itself)", *_against(lesion, cord, lesion)), *distance]
+    rows = [
+        (title, *mean_and_spread(counts), distance(counts, cord), distance(counts, lesion), overlap(counts, cord))
+        for title, counts in {"(the lesion itself)": lesion, **rebuilt}.items()
+    ]
     table = Table(
         "pseudo-anomalies",
         TITLE,
@@ -53,9 +55,10 @@ def run(context: Context) -> Result:
         tuple((title, *map(Value, values)) for title, *values in rows),
         (0, 0, 0, -1, 1, 1),
         (
-            f"Healthy cord: mean {_mean(cord):.3f}; fluid: {_mean(fluid):.3f}; intensities 0–1. Distance: of "
-            "Wasserstein, between the distributions. A method that rebuilds a healthy cord is near to it and far from "
-            "the lesion.",
+            f"Of {len(cases)} images with a planted lesion. Healthy cord: mean {mean_and_spread(cord)[0]:.3f}; fluid: "
+            f"{mean_and_spread(fluid)[0]:.3f}; intensities 0–1. Distance: of Wasserstein, between the distributions, "
+            "in intensities; overlap: 1 where they are the same. A method that rebuilds a healthy cord is near to it "
+            "and far from the lesion.",
             context.stated(),
         ),
         emphasised=tuple(n for n, (title, *_) in enumerate(rows) if "U²AD" in title),
@@ -76,19 +79,3 @@ def _fluid(case):
     near = [np.stack([binary_dilation(cord, iterations=px) for cord in cords]) for px in (RING_PX[0] - 1, RING_PX[1])]
     values = case.images[near[1] & ~near[0]]
     return np.array(histogram(values[values >= np.percentile(values, BRIGHT_PERCENTILE)]))
-
-
-_MIDDLES = (np.arange(BINS) + 0.5) / BINS
-
-
-def _mean(counts):
-    return float((counts * _MIDDLES).sum() / max(counts.sum(), 1))
-
-
-def _against(counts, cord, lesion):
-    """Mean, SD, Wasserstein distances to both and overlap with the first, of histograms."""
-    share, healthy, planted = (one / max(one.sum(), 1) for one in (counts, cord, lesion))
-    mean = _mean(counts)
-    spread = float(np.sqrt((share * (_MIDDLES - mean) ** 2).sum()))
-    apart = [float(np.abs(np.cumsum(share - other)).sum() / BINS) for other in (healthy, planted)]
-    return mean, spread, *apart, float(np.minimum(share, healthy).sum())

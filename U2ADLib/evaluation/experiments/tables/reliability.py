@@ -37,10 +37,8 @@ def run(context: Context) -> Result:
     """Quartiles in a table, boxes in a picture."""
     config, lines, drawn = context.config, [], {title: {} for title, _ in SHOWN}
     for entry in context.entries(config.option("reliability").methods):
-        runs = [context.scores(entry, inference=seed) for seed in range(_seeds(context.comparison))]
-        runs = [one for one in runs if all(truth.id in one for truth in context.truths)]
-        if not runs:
-            continue
+        seeds = [seed for seed in range(_seeds(context.comparison)) if context.is_there(entry, inference=seed)]
+        runs = [context.scores(entry, inference=seed) for seed in seeds]
         repeated = [runs[repeat % len(runs)] for repeat in range(config.folds.repeats)]
         found = reliability(repeated, context.truths, folds=config.folds.count, seed=config.folds.seed)
         for title, key in SHOWN:
@@ -49,7 +47,7 @@ def run(context: Context) -> Result:
             if not len(values):
                 continue
             low, first, middle, third, high = np.percentile(values, (0, 25, 50, 75, 100))
-            mean, apart = values.mean(), values.std()
+            mean, apart = values.mean(), values.std(ddof=1) if len(values) > 1 else np.nan
             cells = [Value(mean, mean - apart, mean + apart, SPREAD), *map(Value, (low, first, middle, third, high))]
             lines.append((context.title(entry), title, str(len(values)), *cells))
     if not lines:
@@ -58,11 +56,13 @@ def run(context: Context) -> Result:
     table = Table(
         "reliability",
         TITLE,
-        ("Method", "Figure", "Repeats", "Mean ± SD", "Lowest", "Quartile", "Median", "Quartile 3", "Highest"),
+        ("Method", "Figure", "Repeats", "Mean ± SD", "Lowest", "Quartile 1", "Median", "Quartile 3", "Highest"),
         tuple(lines),
         notes=(
             f"Each repeat deals the people to {config.folds.count} folds anew; {_seeds(context.comparison)} sets "
-            "of maps are taken in turn. The trained model stays the same.",
+            "of maps are taken in turn. The trained model stays the same. What is counted is the mean over folds of a "
+            "repeat; repeats in which it is not defined in any fold are left out.",
+            *context.doubts(),
             context.stated(),
         ),
     )

@@ -99,7 +99,7 @@ class Result:
 
     def record(self) -> dict:
         """JSON-able; NaN is null."""
-        return _plain(asdict(self))
+        return plain(asdict(self))
 
     @classmethod
     def from_record(cls, record: dict) -> "Result":
@@ -109,12 +109,13 @@ class Result:
         return cls(tables, figures, record["notes"], record["title"])
 
 
-def _plain(value):
+def plain(value):
+    """JSON-able: NaN and infinity become null."""
     if isinstance(value, float):
         return value if isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+        return {key: plain(one) for key, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _table(record):
@@ -134,28 +135,25 @@ def _cell(value):
 
 
 def to_csv(table: Table) -> str:
-    """The same numbers, with all their digits: a column of values is followed by those of its intervals, and of the
-    paper's values where there are any."""
+    """The same numbers, with all their digits: a column of values is followed by those of its intervals, or of one
+    standard deviation less and more, and of the paper's values where there are any."""
     wide = {}
     for column in range(len(table.columns)):
         values = [row[column] for row in table.rows if isinstance(row[column], Value)]
-        wide[column] = (
-            bool(values),
-            any(isfinite(one.low) for one in values),
-            any(one.paper for one in values),
-        )
+        wide[column] = any(isfinite(one.low) for one in values), any(one.paper for one in values)
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\n")
-    titles = _full_titles(table)
     header = []
-    for column, title in enumerate(titles):
-        _, interval, paper = wide[column]
-        header += [title] + [f"{title} low", f"{title} high"] * interval + [f"{title} (paper)"] * paper
+    for column, title in enumerate(_full_titles(table)):
+        interval, paper = wide[column]
+        spread = any(isinstance(row[column], Value) and row[column].kind == SPREAD for row in table.rows)
+        ends = [f"{title} − SD", f"{title} + SD"] if spread else [f"{title} low", f"{title} high"]
+        header += [title] + ends * interval + [f"{title} (paper)"] * paper
     writer.writerow(header)
     for row in table.rows:
         line = []
         for column, cell in enumerate(row):
-            _, interval, paper = wide[column]
+            interval, paper = wide[column]
             if isinstance(cell, Value):
                 line += [_number(cell.value)] + [_number(cell.low), _number(cell.high)] * interval
                 line += [cell.paper] * paper

@@ -70,7 +70,8 @@ def run(context: Context) -> Result:
         tuple(lines),
         notes=(
             "The test images are changed, nothing is trained anew; cord masks stay. F1 and specificity: mean ± SD over "
-            "folds; AUROC: 95 % intervals over people.",
+            "folds; AUROC: 95 % intervals over people. σ in intensities, which are 0–1.",
+            *context.doubts(),
             context.stated(),
         ),
     )

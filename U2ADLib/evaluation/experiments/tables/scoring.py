@@ -5,7 +5,6 @@ Every table reads the same files; a case that is there is not scored again.
 """
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from ....rivals.detector import BoxDetector, Maps, Rival
 from ...reconstruction import reconstruction_quality
 from ..config import digest
 from ..contracts import CaseScores, ExperimentCase
-from ..scores import append_scores, read_scores, score_boxes, score_maps
+from ..scores import append_line, append_scores, read_scores, score_boxes, score_maps
 from ..training import Comparison, Entry, Stage
 
 BINS = 50  # of histograms of intensities, 0–1
@@ -124,7 +123,7 @@ def cases_of(comparison: Comparison, job: Job) -> list[ExperimentCase]:
 def is_scored(comparison: Comparison, job: Job) -> bool:
     """Whether nothing is left to do."""
     path = job.path(comparison.out)
-    return _recorded(path) == {"key": key_of(comparison, job), "done": True}
+    return path.exists() and _recorded(path) == {"key": key_of(comparison, job), "done": True}
 
 
 def _recorded(path):
@@ -136,15 +135,16 @@ def _recorded(path):
 
 def score(comparison: Comparison, job: Job, progress: Progress = no_progress) -> None:
     """Score what is not scored yet. Its training must be done."""
+    if is_scored(comparison, job):
+        return
     path, key = job.path(comparison.out), key_of(comparison, job)
     kept = _recorded(path)
-    if kept == {"key": key, "done": True}:
-        return
     path.parent.mkdir(parents=True, exist_ok=True)
     if kept is None or kept["key"] != key:
         for old in (path, quality_path(path)):
             old.unlink(missing_ok=True)
-        write_json(path.with_suffix(".json"), {"key": key, "done": False})
+    write_json(path.with_suffix(".json"), {"key": key, "done": False})
+    path.touch()  # a fold may have no image that can be used
     rival = comparison.trained(job.entry, stage_of(comparison, job))
     done, cases = read_scores(path), cases_of(comparison, job)
     known = read_quality(path)
@@ -159,7 +159,7 @@ def score(comparison: Comparison, job: Job, progress: Progress = no_progress) ->
             warm = True
         seconds, found = _timed(lambda shown=shown: look(rival, shown, job.inference))
         if isinstance(found, Maps) and case.id not in known and (rebuilt := quality(shown, found)):
-            _append_line(quality_path(path), {"id": case.id, **rebuilt})
+            append_line(quality_path(path), json.dumps({"id": case.id, **rebuilt}))
         append_scores(path, scored(comparison, job, case, found, seconds))
     progress(job.name, len(cases), len(cases))
     write_json(path.with_suffix(".json"), {"key": key, "done": True})
@@ -215,6 +215,27 @@ def histogram(values: np.ndarray) -> list[int]:
     return np.histogram(np.clip(values, 0, 1), BINS, (0, 1))[0].tolist()
 
 
+def mean_and_spread(counts: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation of a histogram."""
+    share, middles = _shares(counts), (np.arange(BINS) + 0.5) / BINS
+    mean = float((share * middles).sum())
+    return mean, float(np.sqrt((share * (middles - mean) ** 2).sum()))
+
+
+def distance(counts: np.ndarray, others: np.ndarray) -> float:
+    """Wasserstein's, of two histograms, in units of the intensity."""
+    return float(np.abs(np.cumsum(_shares(counts) - _shares(others))).sum() / BINS)
+
+
+def overlap(counts: np.ndarray, others: np.ndarray) -> float:
+    """Of two histograms, 0–1."""
+    return float(np.minimum(_shares(counts), _shares(others)).sum())
+
+
+def _shares(counts):
+    return counts / max(counts.sum(), 1)
+
+
 def read_quality(path: Path) -> dict[str, dict]:
     """By case; a last line that a kill cut off is left out."""
     file = quality_path(path)
@@ -222,15 +243,6 @@ def read_quality(path: Path) -> dict[str, dict]:
         return {}
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
     return {line["id"]: line for line in lines}
-
-
-def _append_line(path, values):
-    with open(path, "a+b") as stream:
-        stream.seek(0)
-        stream.truncate(stream.read().rfind(b"\n") + 1)
-        stream.write((json.dumps(values) + "\n").encode())
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def seconds_of(job: Job, images: int) -> float:

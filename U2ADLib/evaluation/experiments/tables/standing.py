@@ -4,14 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config import DETECTORS, PAPER_METHODS, RULES, SIGNAL
+from ..config import ABLATION, DETECTORS, OURS, PAPER_METHODS, RULES, SIGNAL
 from ..figures import Figure
 from ..training import Entry
 from .common import strategy_text
 from .context import Context, interval
 from .result import Table, Value
 
-OURS = ("u2ad", "u2ad-default")
 RIVALS = tuple(name for name in (*PAPER_METHODS, *DETECTORS, *SIGNAL) if name not in OURS)
 MEASURES = (  # level, name in a sentence, figure
     ("patient", "patient AUROC", "patient AUROC"),
@@ -22,6 +21,7 @@ MEASURES = (  # level, name in a sentence, figure
     ("segment", "segment F1 of the paper's protocol (oracle)", "segment F1 (oracle)"),
     ("segment", "segment F1, located", "located F1"),
 )
+OTHERS = {"the paper's methods": RIVALS, "the simple rules": RULES, "the ablation": ABLATION}
 MAIN = ("patient AUROC", "segment AUROC")
 
 
@@ -42,7 +42,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Standing:
-    """What the summary says. not_first: where U²AD is behind, or level. takes_part: U²AD was scored."""
+    """What the summary says. not_first: where U²AD is behind, level, or without a value. takes_part: it was scored."""
 
     sentences: list[str]
     not_first: list[str]
@@ -62,7 +62,8 @@ def places(context: Context) -> list[Place]:
 
 
 def standing(context: Context) -> Standing:
-    """U²AD with all it has learnt against each rival in its best strategy, chosen on the test: that favours them."""
+    """U²AD with all it has learnt against everything else in its best strategy, chosen on the test, which favours the
+    others."""
     found = places(context)
     ours = [
         place for name in OURS for place in found
@@ -73,10 +74,13 @@ def standing(context: Context) -> Standing:
     for level, words, key in MEASURES:
         if not (ranked := _ranked(found, key)):
             continue
-        others = {"the paper's methods": _best(ranked, RIVALS), "the simple rules": _best(ranked, RULES)}
+        others = {whom: _best(ranked, methods) for whom, methods in OTHERS.items()}
         if key in MAIN:
             sentences.append(f"First at {level} level: {ranked[0].name}, {words} {_text(ranked[0], key)}.")
-        for mine in (one for one in ours if _known(one, key)):
+        for mine in ours:
+            if not _known(mine, key):
+                also.setdefault(f"{mine.name} has no value in ", []).append(words)
+                continue
             for whom, other in others.items():
                 if other is None:
                     continue
@@ -115,11 +119,12 @@ def _standing_table(context, ours, lines):
     return Table(
         "standing",
         "Who is first",
-        ("Figure", "First of all", "Its value", *ranks, "Best of the paper's methods", "Best simple rule"),
+        ("Figure", "First of all", "Its value", *ranks, *map("Best of {}".format, OTHERS)),
         tuple(lines),
         notes=(
             "U²AD with all that it has learnt; every other method in the strategy that is best on the test itself, "
-            "which favours it. Ranks: among all methods and strategies.",
+            "which favours it. Ranks: among all methods and strategies. In brackets: after a "
+            "value its 95 % interval over people, after a rank or a name the value.",
             context.stated(),
         ),
     )

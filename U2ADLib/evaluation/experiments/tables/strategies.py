@@ -48,5 +48,5 @@ def run(context: Context) -> Result:
         for title, key in SHOWN
     ]
     bars(context.picture_path("strategies"), panels)
-    caption = "Whiskers: ± SD over folds (F1), 95 % intervals over people (AUROC)."
+    caption = "Whiskers: ± SD over folds (F1), 95 % intervals over people (AUROC). No bar: 0, or not defined."
     return Result([], [Picture("strategies.png", TITLE, caption)])

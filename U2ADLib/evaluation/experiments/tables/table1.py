@@ -1,7 +1,7 @@
 """Methods without annotations × strategies (paper, Table 1)."""
 
 from ..training import Comparison
-from .common import difference_table, groups_table, method_jobs, protocol_table, reviewers_table, rows_of, rule_rows
+from .common import detection_tables, method_jobs, rows_of
 from .context import Context
 from .result import Result
 from .scoring import Job
@@ -15,13 +15,6 @@ def jobs(comparison: Comparison) -> list[Job]:
 
 
 def run(context: Context) -> Result:
-    """Three tables: the paper's protocol, ours, and differences from U²AD."""
-    methods = context.config.option("table1").methods
-    rows = [*rows_of(context, methods), *rule_rows(context)]
-    tables = [
-        protocol_table(context, "table1-protocol", f"{TITLE}: the paper's protocol", rows, "table1"),
-        reviewers_table(context, "table1", f"{TITLE}: all segments, intervals over people", rows),
-        groups_table(context, "table1-groups", f"{TITLE}: phantoms and people apart", rows),
-        difference_table(context, "table1-differences", f"{TITLE}: U²AD less the others", "u2ad", rows),
-    ]
-    return Result([table for table in tables if table])
+    """The paper's protocol, ours, lesions by kind, and differences from U²AD."""
+    rows = rows_of(context, context.config.option("table1").methods)
+    return Result(detection_tables(context, "table1", TITLE, rows))

@@ -1,7 +1,7 @@
 """Object detectors, signal analysis and simple rules beside U²AD (paper, Table 2)."""
 
 from ..training import Comparison
-from .common import difference_table, groups_table, method_jobs, protocol_table, reviewers_table, rows_of, rule_rows
+from .common import best_rows, detection_tables, method_jobs
 from .context import Context
 from .result import Result
 from .scoring import Job
@@ -19,17 +19,6 @@ def jobs(comparison: Comparison) -> list[Job]:
 
 
 def run(context: Context) -> Result:
-    """Three tables, as of Table 1."""
-    methods = context.config.option("table2").methods
-    best = [
-        row for row in rows_of(context, methods) if row.strategy == context.comparison.best_strategy(row.entry.method)
-    ]
-    known = {row.entry for row in best}
-    rows = [*best, *(row for row in rule_rows(context) if row.entry not in known)]
-    tables = [
-        protocol_table(context, "table2-protocol", f"{TITLE}: the paper's protocol", rows, "table2"),
-        reviewers_table(context, "table2", f"{TITLE}: all segments, intervals over people", rows),
-        groups_table(context, "table2-groups", f"{TITLE}: phantoms and people apart", rows),
-        difference_table(context, "table2-differences", f"{TITLE}: U²AD less the others", "u2ad", rows),
-    ]
-    return Result([table for table in tables if table], notes=[SUPERVISED_NOTE])
+    """As Table 1."""
+    rows = best_rows(context, context.config.option("table2").methods)
+    return Result(detection_tables(context, "table2", TITLE, rows), notes=[SUPERVISED_NOTE])

@@ -1,23 +1,30 @@
 """What each part of U²AD adds (paper, Table 3): detection and reconstruction."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ..training import Comparison
 from . import paper
-from .common import difference_table, method_jobs, protocol_table, reviewers_table, rows_of, rule_rows
+from .common import Row, best_rows, detection_tables, method_jobs
 from .context import Context
 from .result import Result, Table, Value
 from .scoring import Job
 
 TITLE = "Ablation (Table 3)"
 PARTS = {  # Monte Carlo, EU-guided, AU-guided
-    "mae": ("", "", ""),
-    "mae-mc": ("yes", "", ""),
-    "mae-mc-signed": ("yes", "", ""),
-    "eu-guided": ("yes", "yes", ""),
+    "mae": ("no", "no", "no"),
+    "mae-mc": ("yes", "no", "no"),
+    "mae-mc-signed": ("yes", "no", "no"),
+    "eu-guided": ("yes", "yes", "no"),
     "u2ad": ("yes", "yes", "yes"),
 }
-QUALITY = (("SSIM", "ssim", 1, 4), ("PSNR", "psnr", 1, 2), ("MSE", "mse", -1, 5), ("Variance", "variance", -1, 4))
+QUALITY = (
+    ("SSIM", "ssim", 1, 4),
+    ("PSNR [dB]", "psnr", 1, 2),
+    ("MSE", "mse", -1, 5),
+    ("Variance × 1000", "variance", -1, 4),
+)
 
 
 def jobs(comparison: Comparison) -> list[Job]:
@@ -27,21 +34,12 @@ def jobs(comparison: Comparison) -> list[Job]:
 
 def run(context: Context) -> Result:
     """Detection as in Table 1, and reconstruction in the whole cord and inside planted lesions."""
-    methods = context.config.option("table3").methods
-    rows = [
-        row for row in rows_of(context, methods) if row.strategy == context.comparison.best_strategy(row.entry.method)
-    ]
-    both = [*rows, *rule_rows(context)]
-    tables = [
-        protocol_table(context, "table3-protocol", f"{TITLE}: detection, the paper's protocol", both, "table3"),
-        reviewers_table(context, "table3", f"{TITLE}: detection, all segments", both),
-        difference_table(context, "table3-differences", f"{TITLE}: U²AD less the others", "u2ad", rows),
-        quality_table(context, "table3-reconstruction", f"{TITLE}: reconstruction", rows),
-    ]
-    return Result([table for table in tables if table])
+    rows = best_rows(context, context.config.option("table3").methods)
+    quality = quality_table(context, "table3-reconstruction", f"{TITLE}: reconstruction", rows)
+    return Result([*detection_tables(context, "table3", TITLE, rows), quality])
 
 
-def quality_table(context: Context, name: str, title: str, rows) -> Table:
+def quality_table(context: Context, name: str, title: str, rows: Sequence[Row]) -> Table:
     """How well cords are rebuilt."""
     lines = []
     for row in rows:
@@ -59,8 +57,9 @@ def quality_table(context: Context, name: str, title: str, rows) -> Table:
         tuple(lines),
         (0, 0, 0, 0, *signs, *signs),
         (
-            "Whole cord: against the image itself. Inside planted lesions: against the image before they were planted; "
-            "low errors mean that a healthy cord is rebuilt there. Variance: mean EU × 1000.",
+            "Means over the test images, intensities 0–1. Whole cord: against the image itself. Inside planted "
+            "lesions: against the image before they were planted; low errors mean that a healthy cord is rebuilt. "
+            "Variance: mean EU; –: a single pass has none.",
             context.stated(),
         ),
         (("", 4), ("Whole cord", 4), ("Inside planted lesions", 4)),

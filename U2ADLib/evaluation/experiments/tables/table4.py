@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from ..training import Comparison, Entry
+from ..training import Comparison, Entry, title_of
 from . import paper
-from .common import PROTOCOL, PROTOCOL_GROUPS, PROTOCOL_NOTE
-from .context import Context, interval, jobs_of, spread
+from .common import PROTOCOL, PROTOCOL_GROUPS, PROTOCOL_NOTE, protocol_cells
+from .context import Context, interval, jobs_of
 from .result import Result, Table, Value
 from .scoring import Job
 
@@ -41,20 +41,18 @@ def jobs(comparison: Comparison) -> list[Job]:
 def run(context: Context) -> Result:
     """One table, with the paper's time where the data are its own."""
     lines, data = [], context.config.paper_data
+    method = context.config.option("table4").method
     for name, value, entry in variants(context.comparison):
         if not context.is_there(entry):
             continue
         found, known = context.figures(entry), paper.found("table4", data, name, value)
-        beside = {key: known.get(key.removesuffix(" (oracle)"), "") for _, key in PROTOCOL}
-        beside |= {key: "" for _, key in PROTOCOL[-2:]}
         seconds = Value(
             float(np.median(context.seconds(entry))), paper=paper.found("seconds", data, name, value).get("seconds", "")
         )
-        cells = [spread(found.get(key), beside[key]) for _, key in PROTOCOL]
         more = [interval(found.get(key)) for key in ("patient AUROC", "segment AUROC")]
-        lines.append((NAMES[name], f"{value:g}", *cells, *more, seconds))
+        lines.append((NAMES[name], f"{value:g}", *protocol_cells(found, known), *more, seconds))
     if not lines:
-        return Result(notes=["Table 4 is empty: U²AD does not take part."])
+        return Result(notes=["Table 4 is empty: U²AD does not take part, or failed."])
     table = Table(
         "table4",
         TITLE,
@@ -63,7 +61,10 @@ def run(context: Context) -> Result:
         (0, 0, *(1 for _ in PROTOCOL), 1, 1, -1),
         (
             PROTOCOL_NOTE,
-            "K changes the maps alone, r and τ the adaptation; the source stage is the same for all.",
+            f"{title_of(method)} with all that it has learnt, one setting changed at a time. K changes the maps alone, "
+            "r and τ the adaptation; the source stage is the same for all. AUROC with 95 % intervals over people. "
+            "Seconds: median, of an image's maps.",
+            *context.doubts(),
             context.stated(),
         ),
         (("", 2), *PROTOCOL_GROUPS, ("All segments", 2), ("", 1)),
