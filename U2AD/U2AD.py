@@ -117,7 +117,7 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.compare = CompareSection(
             self.ui, self.model, self.results, lambda: self._volume, self._is_busy, self._start_several
         )
-        self.adapt = AdaptSection(self.ui, self.model, self._has_packages)
+        self.adapt = AdaptSection(self.ui, self.model, self._has_packages, self._chosen_cords)
         self.batch = BatchSection(
             self.ui, self._start_batch, self._show_progress, self._say, self._complain, self._refresh_apply
         )
@@ -267,6 +267,11 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return True
         self._complain(_("Without these packages nothing can be analysed. Try again to install them."))
         return False
+
+    def _chosen_cords(self):
+        """Id of the volume → id of the cord that is chosen for it."""
+        cord = self._parameters.cordSegmentation if self._parameters else None
+        return {self._volume.GetID(): cord.GetID()} if cord and self._volume else {}
 
     def _start(self, settings, into=None):
         """Analyse the volume. :param into: results that the new ones replace."""
@@ -419,7 +424,7 @@ class U2ADLogic(ScriptedLoadableModuleLogic):
 
     def adapt(
         self, images, model="default", name=None, epochs=200, few=False, device="auto", wait=True, progress=None,
-        program=None,
+        program=None, cords=None,
     ):  # fmt: skip
         """Adapt a model to images of your own, which need no labels. Minutes to hours.
 
@@ -431,6 +436,8 @@ class U2ADLogic(ScriptedLoadableModuleLogic):
         :param wait: return the new model's name in the end, while Slicer goes on working; else the `Adaptation`.
         :param progress: called with stage, 0–1 and seconds left.
         :param program: another Python than PythonSlicer.
+        :param cords: volume node → segmentation or label map with its cord. A volume without one has the cord that
+            its newest analysis was given, if it was; that of the others is found.
         :raises U2ADLib.errors.U2ADError: something cannot be used, or it failed or was stopped.
         """
         from U2ADLib.package import find_model
@@ -441,6 +448,7 @@ class U2ADLogic(ScriptedLoadableModuleLogic):
         request = Request(
             name=name or free_name(find_model(model).name), model=str(model), folder=str(images) if is_folder else None,
             volumes=tuple(node.GetID() for node in nodes), epochs=epochs, few=few, device=device,
+            cords={node.GetID(): cord.GetID() for node, cord in (cords or {}).items()},
         )  # fmt: skip
         adaptation = Adaptation(request, on_progress=progress)
         adaptation.start(program)

@@ -278,6 +278,32 @@ def test_volumes_of_the_scene(opened, tmp_path):
     assert ui.modelSelector.currentData == "ours"
 
 
+def test_the_cord_that_is_chosen_goes_with_the_volume(opened):
+    """… that is chosen above, whatever else is ticked; the console takes cords by volume."""
+    volumes = [slicer.util.addVolumeFromArray(np.zeros((3, 8, 8), np.int16), name=f"volume {k}") for k in range(2)]
+    drawn = np.zeros((3, 8, 8), np.uint8)
+    drawn[1, 2:6, 3:5] = 1
+    cord = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "drawn")
+    cord.SetReferenceImageGeometryParameterFromVolumeNode(volumes[0])
+    segment = cord.GetSegmentation().AddEmptySegment("cord", "cord")
+    slicer.util.updateSegmentBinaryLabelmapFromArray(drawn, cord, segment, volumes[0])
+    ui, chosen = opened.ui, {volumes[0].GetID(): cord.GetID()}
+    ui.inputSelector.setCurrentNode(volumes[0])
+    ui.cordSelector.setCurrentNode(cord)
+    ui.adaptInputSelector.setCurrentIndex(1)
+    opened.adapt._tick([node.GetID() for node in volumes])
+    ui.adaptEpochs.value, ui.adaptName.text = 2, "ours"
+    click(ui.adaptButton)
+    assert opened.adapt.adaptation.request.cords == chosen
+    settle(opened)
+    assert ui.modelSelector.currentData == "ours"
+    adaptation = opened.logic.adapt(
+        volumes, name="again", epochs=2, program=opened.adapt.program, wait=False, cords={volumes[0]: cord}
+    )
+    assert adaptation.request.cords == chosen
+    adaptation.wait()
+
+
 def test_errors_stand_in_the_section(opened, images, monkeypatch):
     monkeypatch.setenv("STAND_IN_ERROR", "6 slices of 2 people can be used.")
     fill_in(opened, images, 2)

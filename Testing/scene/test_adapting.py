@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,14 @@ import pytest
 import qt
 import slicer
 import slicer.util
+from made_scene import made_analysis, volume_node
 
 from slicer_bench.adapting_worker import write_program
+from U2ADLib.dataset import labels_beside
 from U2ADLib.errors import InputError, U2ADError, UsageError
+from U2ADLib.io import read_volume
 from U2ADLib.package import find_model, list_models, read_card
-from U2ADScene import adapting
+from U2ADScene import adapting, results
 from U2ADScene.adapting import Adaptation, Request, unfinished
 from U2ADScene.job import CANCELLED, CANCELLING, DONE, FAILED, RUNNING, STARTING
 
@@ -102,6 +106,63 @@ def test_volumes_of_the_scene_are_copied_and_the_copies_removed(models, worker, 
     assert adaptation.wait() == "ours"
     (call,) = log(tmp_path)
     assert [name for name, size in call["images"] if size > 0] == ["volume-001.nrrd", "volume-002.nrrd"]
+    assert copies() == []
+
+
+def cords_written(monkeypatch, worker, *nodes, cords=()):
+    """Adapt to volume nodes; the cords that the worker finds beside their copies, as arrays by the copies' names."""
+    seen, write = {}, adapting.write_volume
+
+    def watched(path, volume):
+        write(path, volume)
+        if path.stem.endswith("_cord"):
+            image = path.with_name(path.name.replace("_cord", ""))
+            assert labels_beside(image)[0] == path
+            seen[image.name] = read_volume(path).array
+
+    monkeypatch.setattr(adapting, "write_volume", watched)
+    request = Request("ours", volumes=tuple(node.GetID() for node in nodes), cords=dict(cords), epochs=2)
+    adaptation = Adaptation(request)
+    adaptation.start(worker)
+    adaptation.wait()
+    return seen
+
+
+def test_a_chosen_cord_goes_with_its_volume(models, worker, volumes, monkeypatch):
+    drawn = np.zeros((3, 8, 8), np.uint8)
+    drawn[1, 2:6, 3:5] = 1
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "drawn")
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volumes[1])
+    slicer.util.updateSegmentBinaryLabelmapFromArray(
+        drawn, node, node.GetSegmentation().AddEmptySegment("cord", "cord"), volumes[1]
+    )
+    found = cords_written(monkeypatch, worker, *volumes, cords={volumes[1].GetID(): node.GetID()})
+    assert list(found) == ["volume-002.nrrd"]
+    np.testing.assert_array_equal(found["volume-002.nrrd"], drawn.transpose())
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_the_cord_of_an_analysis_is_used_where_the_user_gave_it(models, worker, monkeypatch, given):
+    analysis = made_analysis(monkeypatch)
+    if not given:
+        configuration = analysis.provenance["configuration"] | {"cord_convention": "found"}
+        analysis = replace(analysis, provenance=analysis.provenance | {"configuration": configuration})
+    node = volume_node(analysis.volume)
+    results.show(analysis, node)
+    found = cords_written(monkeypatch, worker, node)
+    assert list(found) == (["volume-001.nrrd"] if given else [])
+    for array in found.values():
+        np.testing.assert_array_equal(array > 0, analysis.on_input("cord") > 0)
+
+
+def test_a_cord_that_was_deleted_is_missed(models, worker, volumes):
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "drawn")
+    chosen = {volumes[0].GetID(): node.GetID()}
+    slicer.mrmlScene.RemoveNode(node)
+    adaptation = Adaptation(Request("ours", volumes=(volumes[0].GetID(),), cords=chosen))
+    adaptation.start(worker)
+    with pytest.raises(U2ADError, match="cord of patient 0 was deleted"):
+        adaptation.wait()
     assert copies() == []
 
 

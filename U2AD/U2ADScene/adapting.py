@@ -11,8 +11,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import qt
@@ -25,7 +25,8 @@ from U2ADLib.io import write_volume
 from U2ADLib.package import CARD, find_model, is_name, list_models, read_card, user_models_folder
 from U2ADLib.progress import StageClock
 
-from .inputs import volume_of
+from . import results
+from .inputs import cord_of, volume_of
 from .job import CANCELLED, CANCELLING, ENDED, FAILED, READY, STARTING, Job
 from .results import RUN
 from .runs import PREFIX
@@ -52,6 +53,8 @@ class Request:
     """What to adapt, and to what.
 
     :ivar name: of the new model. :ivar folder: of the images; or else :ivar volumes: ids of the volume nodes.
+    :ivar cords: id of a volume node → id of the segmentation or label map with its cord. A volume without one has the
+        cord that its newest analysis in the scene was given, if it was; that of the others is found.
     :ivar few: go on with few images.
     """
 
@@ -59,6 +62,7 @@ class Request:
     model: str = "default"
     folder: str | None = None
     volumes: tuple[str, ...] = ()
+    cords: Mapping[str, str] = field(default_factory=dict)
     epochs: int = EPOCHS
     few: bool = False
     device: str = "auto"
@@ -120,6 +124,18 @@ def images_in_scene() -> list:
     ]  # fmt: skip
 
 
+def given_cord(volume_node):
+    """The segmentation of the newest analysis of a volume, where the user gave or corrected its cord; else None."""
+    runs = [nodes for nodes in results.find(volume_node) if nodes.segmentation is not None]
+    return runs[-1].segmentation if runs and results.cord_was_given(runs[-1]) else None
+
+
+def _segment_in(cord):
+    """Of a segmentation that an analysis made the segment of the cord; None leaves the choice to `cord_of`."""
+    is_result = cord.IsA("vtkMRMLSegmentationNode") and cord.GetAttribute(RUN)
+    return results.CORD_ID if is_result and cord.GetSegmentation().GetSegment(results.CORD_ID) else None
+
+
 def unfinished() -> list[Unfinished]:
     """What was stopped, by name."""
     folder = user_models_folder()
@@ -148,7 +164,7 @@ def discard(name: str) -> None:
 
 
 def remembered(name: str) -> Request | None:
-    """What an unfinished adaptation was started with, less the volumes of the scene; None where that is not known."""
+    """What an unfinished adaptation was started with, less nodes of the scene; None where that is not known."""
     try:
         return Request(name, **json.loads(slicer.app.userSettings().value(SETTINGS + name) or ""))
     except (ValueError, TypeError):
@@ -156,8 +172,8 @@ def remembered(name: str) -> Request | None:
 
 
 def _remember(request):
-    # No ids of volumes: in the next scene they may be others'.
-    known = {k: v for k, v in asdict(request).items() if k not in ("name", "volumes")}
+    # No ids of nodes: in the next scene they may be others'.
+    known = {k: v for k, v in asdict(request).items() if k not in ("name", "volumes", "cords")}
     slicer.app.userSettings().setValue(SETTINGS + request.name, json.dumps(known))
 
 
@@ -282,7 +298,11 @@ class Adaptation:
         try:
             if node is None:
                 raise InputError(_("One of the chosen volumes was deleted: start again."))
-            write_volume(path, volume_of(node))
+            volume = volume_of(node)
+            write_volume(path, volume)
+            if (cord := self._cord(node)) is not None:
+                # The name by which the worker finds the cord of an image.
+                write_volume(path.with_name(f"{path.stem}_cord.nrrd"), cord_of(cord, node, volume, _segment_in(cord)))
         except U2ADError as error:
             self._end_early(FAILED, str(error))
             return
@@ -291,6 +311,16 @@ class Adaptation:
             return
         self._images.append(path)
         qt.QTimer.singleShot(0, self._write_next)
+
+    def _cord(self, volume_node):
+        """The node with the cord of a volume; None where it is to be found."""
+        chosen = self.request.cords.get(volume_node.GetID())
+        if chosen is None:
+            return given_cord(volume_node)
+        node = slicer.mrmlScene.GetNodeByID(chosen)
+        if node is None:
+            raise InputError(_("The cord of {volume} was deleted: start again.").format(volume=volume_node.GetName()))
+        return node
 
     def _start_job(self, images):
         self._before_job = None

@@ -66,7 +66,7 @@ def write_inputs(volume_node, folder: Path | str, cord=None, discs=None, segment
     volume = volume_of(volume_node)
     labels = {}
     if cord is not None:
-        labels["cord"] = _cord(cord, volume_node, volume, segment_id)
+        labels["cord"] = cord_of(cord, volume_node, volume, segment_id)
     if discs is not None:
         labels["discs"] = _discs(discs, volume_node, volume)
     paths = {name: folder / f"{name}.nrrd" for name in ("volume", *labels)}
@@ -118,8 +118,10 @@ def disc_number(name: str) -> int | None:
 # --- cord ---
 
 
-def _cord(node, volume_node, volume, segment_id):
-    """The cord as a volume: 0 and 1 from a segment, the label map's own values otherwise."""
+def cord_of(node, volume_node, volume: Volume, segment_id: str | None = None) -> Volume:
+    """The cord in a segmentation (0 and 1, on the grid of `volume`, which is that of the volume node) or a label map
+    (its own values and grid). :raises InputError: it cannot be used.
+    """
     if not node.IsA("vtkMRMLSegmentationNode"):
         return _label_map(node, volume_node)
     segment_id = segment_id or _cord_segment(node)

@@ -29,11 +29,12 @@ class AdaptSection:
     :ivar program: another Python than PythonSlicer, for tests.
     """
 
-    def __init__(self, ui, model: ModelSection, ready: Callable[[], bool]):
+    def __init__(self, ui, model: ModelSection, ready: Callable[[], bool], cords: Callable[[], dict[str, str]]):
         """:param model: has the models and the device; a new model is chosen there.
         :param ready: makes sure that the packages are installed.
+        :param cords: those chosen in the panel, see `Request.cords`.
         """
-        self.ui, self._model, self._ready = ui, model, ready
+        self.ui, self._model, self._ready, self._cords = ui, model, ready, cords
         self.adaptation, self.program = None, None
         self.curves = CurvesChart()
         self._volumes_of: dict[str, tuple[str, ...]] = {}  # of the adaptations of this session
@@ -158,6 +159,7 @@ class AdaptSection:
             model=ui.adaptModelSelector.currentData or "default",
             folder=None if from_scene else ui.adaptFolder.directory,
             volumes=self.ticked() if from_scene else (),
+            cords=self._cords() if from_scene else {},
             epochs=ui.adaptEpochs.value,
             few=ui.adaptFewCheckBox.checked,
             device=self._model.settings.device,

@@ -167,6 +167,17 @@ def find(volume_node) -> list[ResultNodes]:
     return [nodes for nodes in _all_runs() if nodes.input is volume_node]
 
 
+def cord_was_given(nodes: ResultNodes) -> bool:
+    """Whether the cord of a run was given to it, and not found by a model; False where its record does not say."""
+    from U2ADLib.roi.locate import FOUND
+
+    try:
+        convention = json.loads(nodes.record.GetText())["provenance"]["configuration"]["cord_convention"]
+    except (AttributeError, ValueError, KeyError, TypeError):
+        return False
+    return convention != FOUND
+
+
 def restore(nodes: ResultNodes, volume_node) -> "Analysis":
     """The analysis that is shown in the nodes of a run, also after the scene was saved and loaded.
 
