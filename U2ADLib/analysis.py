@@ -29,6 +29,7 @@ from .scoring.evidence import Evidence, discriminator_evidence, error_evidence
 from .volume import Volume, volume_hash
 
 MAPS = ("anomaly", "error", "uncertainty", "reconstruction", "cord", "segments")
+_AT_EDGE = "Near the image's edge"  # begins the note of that
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,8 @@ def scored(
     second and no torch."""
     cords = region.cord[list(slices)]
     anomaly = filtered_map(evidence.map, cords, score_config)
-    curve = volume_curve(anomaly, cords, region.centreline, slices, score_config)
+    judged = {"segments": region.segments, "edge_rows": stack.grid.edge_rows}
+    curve = volume_curve(anomaly, cords, region.centreline, slices, score_config, **judged)
     smaller = replace(score_config, erosion_px=score_config.erosion_px + 1)
     smaller_map = filtered_map(evidence.smaller, cords, smaller)
     unflagged = Analysis(
@@ -242,7 +244,7 @@ def scored(
         evidence=evidence,
         anomaly=anomaly,
         curve=curve,
-        smaller_curve=volume_curve(smaller_map, cords, region.centreline, slices, smaller),
+        smaller_curve=volume_curve(smaller_map, cords, region.centreline, slices, smaller, **judged),
         segments=(),
         missing=(),
         patient_score=patient_score(curve),
@@ -280,6 +282,7 @@ def _flagged(analysis, thresholds):
         patient_flagged=None if thresholds is None else analysis.patient_score > thresholds.patient,
         thresholds=thresholds,
         lesions=lesions,
+        notes=(*(note for note in analysis.notes if not note.startswith(_AT_EDGE)), *_edge_notes(curve, thresholds)),
     )
 
 
@@ -411,6 +414,18 @@ def _cut_off_notes(stack):
     if not stack.cord_outside_mm:
         return ()
     return (f"{stack.cord_outside_mm:.0f} mm of the cord lie outside the 256 mm window and were not analysed.",)
+
+
+def _edge_notes(curve, thresholds):
+    """What stands out where nothing is flagged because the image ends."""
+    over = ~curve.counted & (curve.maximum > thresholds.patient) if thresholds else np.zeros(0, bool)
+    if not over.any():
+        return ()
+    at = int(np.where(over, curve.maximum, -np.inf).argmax())
+    return (
+        f"{_AT_EDGE} ({curve.s_mm[at]:.0f} mm along the cord, slice {curve.slice_of_maximum[at]}) the score is "
+        f"{curve.maximum[at]:.2f}; it is not flagged, since images are distorted there. Look at it yourself.",
+    )
 
 
 def _versions():

@@ -115,6 +115,8 @@ class ScoreConfig:
     components: int = 3  # components kept per slice; 0 keeps all
     across: str = "mean"  # AnoCurve: "mean" over the cord's width (the paper's), or the "max"imum there
     neighbours_mm: float = 0.0  # evidence of neighbouring slices is weighed by a Gaussian of this sigma; 0 uses none
+    # Cord so near to the image's upper or lower edge, where scanners distort, enters no score outside named segments.
+    edge_mm: float = 0.0
     position: str = "arc"  # AnoCurve along the centreline ("arc", mm) or per image row ("rows", the paper's)
 
     def __post_init__(self):

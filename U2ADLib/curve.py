@@ -48,7 +48,7 @@ class VolumeCurve:
 
     s_mm: (N,) along the centreline. slices: (S,) numbers of the slices in the stack. values: (S, N), NaN
     where a slice shows no cord. maximum: (N,) over the slices; slice_of_maximum: (N,) the stack's slice that
-    has it, −1 where no slice has a value.
+    has it, −1 where no slice has a value. counted: (N,) bool, what enters the patient's score.
     """
 
     s_mm: np.ndarray
@@ -56,6 +56,7 @@ class VolumeCurve:
     values: np.ndarray
     maximum: np.ndarray
     slice_of_maximum: np.ndarray
+    counted: np.ndarray
 
 
 def volume_curve(
@@ -64,8 +65,16 @@ def volume_curve(
     centreline: Centreline,
     slices: tuple[int, ...],
     config: ScoreConfig | None = None,
+    segments: tuple[Segment, ...] = (),
+    edge_rows: tuple[float, float] = (-np.inf, np.inf),
 ) -> VolumeCurve:
-    """AnoCurves of the analysed slices. anomaly, cord: (len(slices), H, W), see `anocurve`."""
+    """AnoCurves of the analysed slices.
+
+    :param anomaly, cord: (len(slices), H, W), see `anocurve`.
+    :param segments, edge_rows: counted are these segments, and cord at least `config.edge_mm` away from the rows at
+        which the image begins and ends; everything where nothing would be left. Rows are 1 mm apart.
+    """
+    config = config or ScoreConfig()
     curves = [anocurve(a, c, centreline, config) for a, c in zip(anomaly, cord, strict=True)]
     values = np.array([value for _, value in curves])
     ranked = np.where(np.isnan(values), -np.inf, values)
@@ -76,7 +85,16 @@ def volume_curve(
         values=values,
         maximum=np.where(seen, ranked.max(axis=0), np.nan),
         slice_of_maximum=np.where(seen, np.asarray(slices)[best], -1),
+        counted=_counted(curves[0][0], seen, centreline, segments, edge_rows, config.edge_mm),
     )
+
+
+def _counted(s_mm, seen, centreline, segments, edge_rows, edge_mm):
+    rows = centreline.at(s_mm)[0][:, 0]
+    counted = np.minimum(rows - edge_rows[0], edge_rows[1] - rows) >= edge_mm
+    for segment in segments:
+        counted |= (s_mm >= segment.start_mm) & (s_mm < segment.stop_mm)
+    return counted if (counted & seen).any() else np.ones_like(seen)
 
 
 def peak(curve: VolumeCurve, start_mm: float = -np.inf, stop_mm: float = np.inf) -> int | None:
@@ -95,5 +113,10 @@ def segment_scores(curve: VolumeCurve, segments: tuple[Segment, ...]) -> dict[st
 
 
 def patient_score(curve: VolumeCurve) -> float:
-    """AnoScore^P(x) = max of the AnoCurve over the whole cord (Eq. 2) and all analysed slices."""
-    return float(np.nanmax(curve.maximum))
+    """AnoScore^P(x) = max of the AnoCurve over the whole cord (Eq. 2), as far as it counts, and all analysed slices."""
+    return float(curve.maximum[patient_peak(curve)])
+
+
+def patient_peak(curve: VolumeCurve) -> int:
+    """Index of the position that gives the patient's score."""
+    return int(np.where(curve.counted & np.isfinite(curve.maximum), curve.maximum, -np.inf).argmax())

@@ -50,11 +50,11 @@ def find_lesions(
     segment_threshold: float,
     patient_threshold: float,
 ) -> Lesions:
-    """Lesions in the filtered map (len(curve.slices), H, W) from which `curve` was taken."""
+    """Lesions in the filtered map (len(curve.slices), H, W) from which `curve` was taken, where it counts."""
     segment_at = np.zeros(len(curve.s_mm), int)
     for segment in region.segments:
         segment_at[(curve.s_mm >= segment.start_mm) & (curve.s_mm < segment.stop_mm)] = segment.number
-    limit = np.where(segment_at > 0, segment_threshold, patient_threshold)
+    limit = np.where(segment_at > 0, segment_threshold, np.where(curve.counted, patient_threshold, np.inf))
 
     found = np.zeros(anomaly.shape, bool)
     seeds = []  # (pixel of the peak, score, numbers of the segments) of every stretch of curve over its threshold

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from .analysis import Analysis
-from .curve import peak
+from .curve import patient_peak
 from .errors import U2ADError
 from .pictures.analysis import draw_anocurve, draw_blink_pair, verdict
 from .pictures.canvas import RESEARCH_USE_ONLY
@@ -106,7 +106,7 @@ def _data_address(picture: np.ndarray) -> str:
 
 
 def _segment_table(analysis):
-    thresholds, at = analysis.thresholds, peak(analysis.curve)
+    thresholds, at = analysis.thresholds, patient_peak(analysis.curve)
     where = (float(analysis.curve.s_mm[at]), int(analysis.curve.slice_of_maximum[at]))
     rows = [(s.name, s.score, "segment", s.flagged, (s.peak_mm, s.peak_slice)) for s in analysis.segments]
     rows.append(("patient", analysis.patient_score, "patient", analysis.patient_flagged, where))

@@ -45,7 +45,7 @@ from pathlib import Path
 import numpy as np
 
 from .analysis import MAPS, Analysis
-from .curve import peak
+from .curve import patient_peak
 from .errors import InputError, U2ADError
 from .files import file_sha256, staged, write_json
 from .io import write_volume
@@ -201,7 +201,7 @@ def read_results(out: Path, volume: Volume) -> Analysis:
 def summary_text(analysis: Analysis, out: Path | None = None) -> str:
     """What a person reads in the end: the verdict, the scores, what to know, and where the pictures are."""
     thresholds, curve = analysis.thresholds, analysis.curve
-    at = peak(curve)
+    at = patient_peak(curve)
     where = (int(curve.slice_of_maximum[at]), float(curve.s_mm[at]))
     rows = [(s.name, s.score, "segment", s.flagged, (s.peak_slice, s.peak_mm)) for s in analysis.segments]
     rows.append(("patient", analysis.patient_score, "patient", analysis.patient_flagged, where))

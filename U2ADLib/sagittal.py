@@ -45,6 +45,11 @@ class SagittalGrid:
         )
         return rows[:, None] & columns
 
+    @property
+    def edge_rows(self) -> tuple[float, float]:
+        """Stack rows at which the input's field of view begins and ends; they may lie outside the window."""
+        return tuple((at - self.first[0]) / self.step[0] for at in (-0.5, self.shape[1] - 0.5))
+
     def to_stack(self, array: np.ndarray, order: int = 1) -> np.ndarray:
         """An array on the input's grid (I, J, K) → (S, size, size); 0 outside the input.
 

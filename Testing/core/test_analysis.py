@@ -1,14 +1,16 @@
 """The whole way, from a volume to scores: geometry, orientation, planted lesions, and inputs that must be refused."""
 
 import itertools
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from made_analysis import LESION_SLICE, made_analysis, made_volumes
 
-from U2ADLib.analysis import MAPS, analyse
+from U2ADLib.analysis import MAPS, analyse, relabelled, scored, with_thresholds
+from U2ADLib.config import ScoreConfig
 from U2ADLib.errors import Cancelled, InputError, UsageError
 from U2ADLib.io import read_volume, write_volume
 from U2ADLib.package import load_model
@@ -194,6 +196,33 @@ def test_without_discs_everything_but_the_segments(phantom, tiny, reference):
     assert result.missing == ("C2-3", "C3-4", "C4-5", "C5-6", "C6-7", "C7-T1")
     assert result.patient_score == pytest.approx(reference.patient_score, rel=1e-6)
     assert any("cannot be named" in note for note in result.notes)
+
+
+def test_what_stands_out_at_the_image_s_edge_is_told_and_not_flagged(monkeypatch):
+    """The lesion lies 75 mm below the image's upper edge, and counts only as a part of C4-5."""
+    unnamed = made_analysis(monkeypatch, discs=())
+    assert unnamed.patient_flagged
+    assert not any("edge" in note for note in unnamed.notes)
+    config = ScoreConfig(edge_mm=90)
+    configuration = unnamed.provenance["configuration"] | {"score_settings": asdict(config)}
+    at_edge = scored(
+        unnamed.volume, unnamed.stack, unnamed.region, unnamed.slices, unnamed.reconstruction, unnamed.evidence,
+        score="paper", score_config=config, thresholds=unnamed.thresholds, notes=("before",),
+        provenance=unnamed.provenance | {"configuration": configuration},
+    )  # fmt: skip
+    assert (at_edge.patient_flagged, at_edge.lesions) == (False, [])
+    assert at_edge.patient_score < unnamed.patient_score
+    np.testing.assert_array_equal(at_edge.anomaly, unnamed.anomaly)
+    before, note = at_edge.notes
+    assert (before, note.split(" (")[0]) == ("before", "Near the image's edge")
+    assert f"slice {LESION_SLICE}" in note
+    assert f"{unnamed.patient_score:.2f}" in note
+    assert with_thresholds(with_thresholds(at_edge, 0.9, 0.9), 0.2, 0.25).notes == at_edge.notes
+    assert with_thresholds(at_edge, 0.9, 0.9).notes == ("before",)
+    named = relabelled(at_edge, read_discs(made_volumes()[2]))
+    assert [segment.name for segment in named.segments if segment.flagged] == ["C4-5"]
+    assert (named.patient_flagged, len(named.lesions)) == (True, 1)
+    assert not any("edge" in note for note in named.notes)
 
 
 def test_levels_shifted_by_one(phantom, tiny, reference):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from U2ADLib.config import ScoreConfig
-from U2ADLib.curve import anocurve, patient_score, peak, segment_scores, volume_curve
+from U2ADLib.curve import anocurve, patient_peak, patient_score, peak, segment_scores, volume_curve
 from U2ADLib.roi.centreline import Centreline
 from U2ADLib.roi.segments import Segment
 
@@ -129,6 +129,31 @@ def test_segment_and_patient_scores():
     assert scores == pytest.approx({"C2-3": 0.4, "C3-4": 0.3, "C4-5": 0.1}, abs=1e-6)
     assert patient_score(curve) == pytest.approx(0.4)
     assert curve.s_mm[peak(curve, 60, 90)] == pytest.approx(70.5, abs=0.6)
+
+
+def test_what_lies_near_the_image_s_edge_does_not_count_for_the_patient():
+    """The image begins at row 40 and ends at row 160: of rows 50 … 149 those from 70 to 130 count, and a segment."""
+    mask = straight()[None]
+    anomaly = np.zeros((1, 256, 256))
+    for rows, value in ((slice(52, 58), 0.9), (slice(80, 90), 0.3), (slice(140, 148), 0.7)):
+        anomaly[0, rows, 100:108] = value
+    line, near = Centreline.from_cord(mask), ScoreConfig(edge_mm=30)
+
+    def judged(config=near, edge_rows=(40.0, 160.0), **more):
+        return volume_curve(anomaly, mask, line, (3,), config, edge_rows=edge_rows, **more)
+
+    curve = judged()
+    at = curve.s_mm[curve.counted] + 49.5
+    assert (at.min(), at.max()) == (pytest.approx(70, abs=0.5), pytest.approx(130, abs=0.5))
+    assert patient_score(curve) == pytest.approx(0.3)
+    assert curve.s_mm[patient_peak(curve)] + 49.5 == pytest.approx(85, abs=6)
+    assert np.nanmax(curve.maximum) == pytest.approx(0.9)  # the curve itself shows everything
+    # A segment counts wherever it lies.
+    lowest = Segment(8, "C7-T1", 85, 100)
+    assert patient_score(judged(segments=(lowest,))) == pytest.approx(0.7)
+    # The paper's score takes all of the cord, and so does any where nothing else would be left.
+    assert patient_score(judged(ScoreConfig())) == pytest.approx(0.9)
+    assert patient_score(judged(edge_rows=(45.0, 95.0))) == pytest.approx(0.9)
 
 
 def test_a_segment_belongs_to_its_start_and_not_to_its_stop():

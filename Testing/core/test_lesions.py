@@ -172,6 +172,19 @@ def test_outside_the_segments_the_patient_threshold_holds():
     assert row["length [mm]"] == pytest.approx(10, abs=0.01)
 
 
+def test_near_the_image_s_edge_only_a_segment_is_flagged():
+    anomaly = empty()
+    anomaly[0, 95:105, 100:108] = 0.5
+    anomaly[1, 175:185, 100:108] = 0.5
+    _, _, curve = table(anomaly)
+    away = replace(curve, counted=curve.s_mm < 130)
+    found = find_lesions(anomaly, away, region(), 0.2, 0.3)
+    assert [*found.segments] == [("C4-5",)]
+    nothing = replace(curve, counted=np.zeros(len(curve.s_mm), bool))
+    assert [*find_lesions(anomaly, nothing, region(), 0.2, 0.3).segments] == [("C4-5",)]
+    assert find_lesions(anomaly, nothing, region(segments=()), 0.2, 0.3).segments == ()
+
+
 def test_signal_change_ratio():
     where = region()
     signal = np.full(where.cord.shape, 50.0)

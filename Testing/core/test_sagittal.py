@@ -86,6 +86,8 @@ def test_a_field_of_view_smaller_than_the_window_is_padded_with_zeros():
     assert (len(rows), len(columns)) == (100, 60)
     assert not stack.images[:, ~stack.inside].any()
     np.testing.assert_array_equal(stack.grid.to_stack(volume.array)[:, stack.inside].reshape(5, 100, 60), volume.array)
+    top, bottom = stack.grid.edge_rows
+    assert (top, bottom) == (pytest.approx(rows[0] - 0.5), pytest.approx(rows[-1] + 0.5))
     # Padding is not among the values that set the percentiles.
     assert stack.low == pytest.approx(np.percentile(volume.array[2:5], 0.2), rel=1e-6)
 
@@ -290,6 +292,7 @@ def test_a_constant_image_stays_constant_up_to_its_border(mm):
     grid = standardise(textured).grid
     np.testing.assert_allclose(grid.to_stack(volume.array)[:, grid.inside], 37, rtol=1e-6)
     assert not grid.to_stack(volume.array)[:, ~grid.inside].any()
+    assert np.diff(grid.edge_rows) == pytest.approx(int(90 / mm) * mm)
     assert grid.inside.sum() == pytest.approx(int(90 / mm) * int(80 / mm) * mm**2, rel=0.05)
     back = grid.to_input(np.full((2, 256, 256), 0.25, np.float32))
     np.testing.assert_array_equal(back, np.float32(0.25))

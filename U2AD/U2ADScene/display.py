@@ -356,14 +356,14 @@ def _directions(nodes, analysis):
 
 def worst(analysis: "Analysis") -> tuple[float, int]:
     """Position in mm and slice of the strongest finding; of the highest score where nothing is flagged."""
-    from U2ADLib.curve import peak
+    from U2ADLib.curve import patient_peak
     from U2ADLib.pictures.analysis import findings
 
     found = findings(analysis)
     if found:
         s_mm, number, _score = max(found, key=lambda one: one[2])
         return s_mm, number
-    at = peak(analysis.curve)
+    at = patient_peak(analysis.curve)
     return float(analysis.curve.s_mm[at]), int(analysis.curve.slice_of_maximum[at])
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from ..curve import peak
+from ..curve import patient_peak
 from ..roi.region import middle_slice
 from .canvas import (
     BLUE,
@@ -60,7 +60,7 @@ def slice_label(analysis, number: int) -> str:
 
 def strongest_elsewhere(analysis) -> tuple[float, int, float] | None:
     """Position in mm, slice and score of a flagged patient's peak, where it is that of no flagged segment."""
-    at = peak(analysis.curve)
+    at = patient_peak(analysis.curve)
     s, number = float(analysis.curve.s_mm[at]), int(analysis.curve.slice_of_maximum[at])
     if not analysis.patient_flagged or any(x.flagged and x.start_mm <= s < x.stop_mm for x in analysis.segments):
         return None

@@ -1,8 +1,9 @@
 """What speaks for a lesion at each pixel, under the score in use.
 
 "paper": the error of the Monte Carlo reconstruction. "default": the probability that the discriminators give, averaged
-over their trainings and over left and right, and smoothed. It can be weighed together with that of the
-neighbouring slices (`ScoreConfig.neighbours_mm`), which found no more on simulated necks and is off.
+over their trainings and over left and right, smoothed, and weighed together with that of the neighbouring slices
+(`ScoreConfig.neighbours_mm`): what stands out in one slice of 1 mm and in neither neighbour is noise. Thick slices stay
+alone.
 """
 
 from collections.abc import Sequence
