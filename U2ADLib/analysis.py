@@ -29,6 +29,7 @@ from .scoring.evidence import Evidence, discriminator_evidence, error_evidence
 from .volume import Volume, volume_hash
 
 MAPS = ("anomaly", "error", "uncertainty", "reconstruction", "cord", "segments")
+_REGION_RECORD = ("model", "confidence", "doubts", "disc_doubts", "disc_notes")
 _AT_EDGE = "Near the image's edge"  # begins the note of that
 
 
@@ -91,9 +92,15 @@ class Analysis:
             "uncertainty": rebuilt.epistemic,
             "reconstruction": self.stack.to_intensity(rebuilt.mean),
         }[name]
-        whole = np.zeros(self.region.cord.shape, np.float32)
-        whole[list(self.slices)] = np.where(self.region.cord[list(self.slices)], planes, 0)
-        return self.stack.grid.to_input(whole, order=1)
+        grid, chosen = self.stack.grid, list(self.slices)
+        shown = np.zeros(self.region.cord.shape, bool)
+        shown[chosen] = self.region.cord[chosen]
+        whole = np.zeros(shown.shape, np.float32)
+        whole[chosen] = np.where(shown[chosen], planes, 0)
+        # At the border only what lies in the cord is averaged, or values would sink there towards the 0 around it.
+        share = grid.to_input(shown.astype(np.float32), order=1)
+        cord = (share > 0) & (grid.to_input(shown.astype(np.uint8), order=0) > 0)
+        return np.where(cord, grid.to_input(whole, order=1) / np.where(cord, share, 1), 0).astype(np.float32)
 
 
 def analyse(
@@ -190,7 +197,7 @@ def analyse(
         provenance={
             "input": {"name": volume.name, "sha256": volume_hash(volume)},
             "model": {"name": model.name, "sha256": model.sha256},
-            "region": {name: prepared.record[name] for name in ("model", "confidence", "doubts", "disc_doubts")},
+            "region": {name: prepared.record[name] for name in _REGION_RECORD},
             "configuration": {
                 "slices": str(slices),
                 "analysed_slices": list(chosen),
@@ -260,6 +267,10 @@ def scored(
 def _flagged(analysis, thresholds):
     """The analysis with what depends on the thresholds: flags and lesions."""
     region, curve = analysis.region, analysis.curve
+    gone = (
+        {*_unflagged_notes(None, analysis.score, analysis.provenance["configuration"]["slices"])} if thresholds else ()
+    )
+    kept = (note for note in analysis.notes if note not in gone and not note.startswith(_AT_EDGE))
     segments, unseen = _segment_results(curve, region, thresholds)
     lesions = []
     if thresholds:
@@ -282,22 +293,23 @@ def _flagged(analysis, thresholds):
         patient_flagged=None if thresholds is None else analysis.patient_score > thresholds.patient,
         thresholds=thresholds,
         lesions=lesions,
-        notes=(*(note for note in analysis.notes if not note.startswith(_AT_EDGE)), *_edge_notes(curve, thresholds)),
+        notes=(*kept, *_edge_notes(curve, thresholds)),
     )
 
 
 def relabelled(analysis: Analysis, discs: Discs) -> Analysis:
     """The same analysis with other discs: names, borders and flags of the segments follow, maps and curve stay.
 
-    Doubts about the discs that were found are dropped with them.
+    What was noted of the discs before, and doubts about those that were found, are dropped with them.
 
     :raises InputError: the discs do not lie along the cord.
     """
     region = region_in_stack(analysis.stack, analysis.region.cord, discs)
-    gone = {*analysis.region.notes, *(doubt_note(d) for d in analysis.provenance["region"]["disc_doubts"])}
+    source = analysis.provenance["region"]
+    gone = {*analysis.region.notes, *source.get("disc_notes", ()), *map(doubt_note, source["disc_doubts"])}
     notes = tuple(note for note in analysis.notes if note not in gone) + region.notes
     configuration = analysis.provenance["configuration"] | {"disc_convention": discs.convention}
-    source = analysis.provenance["region"] | {"disc_doubts": []}
+    source = source | {"disc_doubts": [], "disc_notes": list(region.notes)}
     source["doubts"] = [d for d in source["doubts"] if doubt_note(d) not in gone]
     return scored(
         analysis.volume,

@@ -58,6 +58,12 @@ class VolumeCurve:
     slice_of_maximum: np.ndarray
     counted: np.ndarray
 
+    @property
+    def counted_mm(self) -> tuple[float, float]:
+        """Where what is counted begins and ends."""
+        s = self.s_mm[self.counted]
+        return float(s[0]), float(s[-1])
+
 
 def volume_curve(
     anomaly: np.ndarray,
@@ -90,6 +96,8 @@ def volume_curve(
 
 
 def _counted(s_mm, seen, centreline, segments, edge_rows, edge_mm):
+    if not edge_mm:
+        return np.ones_like(seen)
     rows = centreline.at(s_mm)[0][:, 0]
     counted = np.minimum(rows - edge_rows[0], edge_rows[1] - rows) >= edge_mm
     for segment in segments:

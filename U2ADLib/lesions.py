@@ -1,10 +1,10 @@
 """Findings as a table: what exceeded the threshold, where, how long and how bright.
 
-A finding begins where the AnoCurve of an analysed slice exceeds its threshold: that of the segments inside a
-segment, that of the patient above C2-3 and below C7-T1. Its extent in the slice is the full width at half
-maximum: the pixels of the filtered map that are connected (8 neighbours) to the brightest pixel there and at
-least half as high. Findings that touch within a slice or across slices (26 neighbours) are one lesion. So
-every flagged segment has a lesion, and a lesion names only flagged segments.
+A finding begins where the AnoCurve of an analysed slice exceeds its threshold: that of the segments inside a segment,
+that of the patient above C2-3 and below C7-T1 as far as the curve counts there. Its extent in the slice is the full
+width at half maximum: the pixels of the filtered map that are connected (8 neighbours) to the brightest pixel there and
+at least half as high. Findings that touch within a slice or across slices (26 neighbours) are one lesion. So every
+flagged segment has a lesion, and a lesion names only flagged segments.
 """
 
 from dataclasses import dataclass

@@ -3,13 +3,14 @@
 | file | content |
 |---|---|
 | `analysis.json` | scores, flags and how they were made, see below |
-| `anomaly.nii.gz` | filtered anomaly map of the score in use, image 0–1; its maximum is the strongest finding |
+| `anomaly.nii.gz` | filtered anomaly map of the score in use, image 0–1 |
 | `error.nii.gz` | \\|image − mean reconstruction\\| (aleatoric), image 0–1 |
 | `uncertainty.nii.gz` | variance of the reconstructions (epistemic), image 0–1 squared |
 | `reconstruction.nii.gz` | mean reconstruction in the cord, in the input's own intensities |
 | `cord.nii.gz` | 1 = cord |
 | `segments.nii.gz` | 3 = C2-3 … 8 = C7-T1; absent where no segment is known |
-| `anocurve.csv` | position_mm along the cord, segment, maximum over the slices, its slice, and a column per slice |
+| `anocurve.csv` | position_mm along the cord, segment, whether it counts (1; 0: at the image's edge, where nothing is
+flagged), maximum over the slices, its slice, and a column per slice |
 | `segments.csv` | a row per covered segment: score, threshold, flagged, position of its ends and its peak |
 | `lesions.csv` | a row per lesion, columns as the Spinal Cord Toolbox (`lesions.COLUMNS`); absent without thresholds |
 | `analysis.safetensors` | the maps in the standard slices, to go on from there (see `saved.py`) |
@@ -23,7 +24,7 @@ numbered from the patient's right, from 0. Positions are mm along the cord from 
   `peak_mm`, `peak_slice`}] from head to feet. `flagged` is null where the model has no thresholds for the
   choice of slices and the score. Scores are values of the AnoCurve, 0–1: mean anomalies across the cord ("paper"), or
   the highest probability there ("default"). `missing`: names of segments not covered.
-- `thresholds`: null or {`segment`, `patient`, `slices` they hold for, `origin`: how they were set}.
+- `thresholds`: null or {`segment`, `patient`, `slices` and `score` they hold for, `origin`: how they were set}.
 - `slices`: the analysed ones, [{`number`, `left_mm` from the slice with most cord (negative: right), `input_axis`,
   `input_index`: the input's own numbering, from 0}].
 - `notes`: what the user should know. `files`: what each file holds.
@@ -300,8 +301,9 @@ def _curve_table(analysis):
     for s in analysis.segments:
         segment[(curve.s_mm >= s.start_mm) & (curve.s_mm < s.stop_mm)] = s.name
     best = [None if number < 0 else int(number) for number in curve.slice_of_maximum]
-    header = ["position_mm", "segment", "maximum", "slice_of_maximum", *(f"slice_{k}" for k in curve.slices)]
-    return header, zip(curve.s_mm, segment, curve.maximum, best, *curve.values, strict=True)
+    columns = ["position_mm", "segment", "counted", "maximum", "slice_of_maximum"]
+    rows = zip(curve.s_mm, segment, curve.counted.astype(int), curve.maximum, best, *curve.values, strict=True)
+    return [*columns, *(f"slice_{k}" for k in curve.slices)], rows
 
 
 def _segment_table(analysis):

@@ -180,6 +180,24 @@ def test_maps_lie_on_the_input(reference, phantom):
         assert labels[tuple(np.round(phantom.volume.to_ijk(nearest)).astype(int))] == number
 
 
+@pytest.mark.parametrize("mm", [0.7, 1.3])
+def test_maps_do_not_fade_at_the_cord_s_border(phantom, tiny, mm):
+    """A reconstruction that is the same everywhere is so on a grid of other pixels, and 0 outside the cord."""
+    shape = (round(180 / mm), round(220 / mm), 9)
+    affine = phantom.volume.affine @ np.diag([mm, mm, 1, 1])
+    reference = Volume(np.zeros(shape, np.int16), affine, "finer")
+    image, cord = resample(phantom.volume, reference)[0], resample(phantom.cord, reference, order=0)[0]
+    found = analyse(image, cord=cord, model=tiny, region_model=None)
+    flat = replace(found.reconstruction, mean=np.where(found.region.cord[list(found.slices)], np.float32(0.5), 0))
+    rebuilt = replace(found, reconstruction=flat).on_input("reconstruction")
+    shown = rebuilt > 0
+    np.testing.assert_allclose(rebuilt[shown], found.stack.to_intensity(0.5), rtol=1e-5)
+    assert not shown[found.on_input("cord") == 0].any()
+    analysed = shown.any(axis=(0, 1))
+    assert np.count_nonzero(analysed) == len(found.slices)
+    assert np.count_nonzero(shown) > 0.97 * np.count_nonzero(found.on_input("cord")[..., analysed])
+
+
 def test_error_map_is_the_distance_between_image_and_reconstruction(reference, phantom):
     """In the input's intensities: |x − μ| = error · (high − low), where the image was not clipped."""
     stack = reference.stack

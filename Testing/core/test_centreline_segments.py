@@ -342,3 +342,6 @@ def test_a_found_cord_without_its_sides():
     assert inner.sum() == 16
     assert without_sides(cord, 1.2) is cord
     assert without_sides(cord, 0.4)[2].sum() == 0  # two slices on either side
+    # A volume of few slices that all show the cord has no sides.
+    for count in (1, 2, 3):
+        assert without_sides(cord[2:3].repeat(count, 0), 0.5).all(where=cord[2])

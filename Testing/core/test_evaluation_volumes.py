@@ -70,7 +70,7 @@ def test_lesions_lie_in_the_segments_they_are_named_after(neck):
 
 
 def made(person, contrast=None, segment=None, **segments):
-    return Scored(person, False, False, 0.0, contrast, segment, segments, max(segments.values()))
+    return Scored(person, False, False, 0.0, 15.0, contrast, segment, segments, max(segments.values()))
 
 
 def test_figures_by_hand():
@@ -88,11 +88,17 @@ def test_figures_by_hand():
     low, high = row[0.1]["interval"]
     assert (low, high) == (0.0, 1.0)  # twice b: 0.15 exceeds nothing of b's; twice a: 0.5 exceeds all of a's
     assert row["whole"] == {"a": 0.2, "b": 0.4}
-    assert "| given | thin | 0 | 0.20, 0.40 | 0.20, 0.40 | 0.625, 0.00 to 1.00; 50 % |" in table([row])
+    assert "| given | thin | 0 | 15 | 0.20, 0.40 | 0.20, 0.40 | 0.625, 0.00 to 1.00; 50 % |" in table([row])
+
+
+def test_a_lesion_whose_segment_is_not_found_is_missed():
+    scored = [made("a", C23=0.1), made("a", 0.1, "C23", C23=0.5), made("a", 0.1, "C34", C23=0.9)]
+    (row,) = figures(scored, resamples=1)
+    assert (row[0.1]["lesions"], row[0.1]["auroc"], row[0.1]["found"]) == (2, 0.5, 0.5)
 
 
 def test_settings_are_judged_apart():
-    thick = Scored("a", True, True, 1.0, None, None, {"C23": 0.7}, 0.7)
+    thick = Scored("a", True, True, 1.0, 15.0, None, None, {"C23": 0.7}, 0.7)
     rows = figures([made("a", C23=0.1), thick], resamples=1)
     assert [(row["cord"], row["slices"], row["neighbours_mm"]) for row in rows] == [
         ("given", "thin", 0.0),
@@ -136,5 +142,8 @@ def test_whoever_was_learnt_from_is_refused(folder, tmp_path):
     update_card(model, discriminator_training={"people": ["sub-b"]})
     with pytest.raises(UsageError, match="has learnt from sub-b"):
         main([str(folder), "--models", str(model), "--people", "sub-b"])
-    with pytest.raises(InputError, match="nobody with a cord mask"):
+    update_card(model, discriminator_training={"people": 5})
+    with pytest.raises(UsageError, match="does not say whom"):
+        main([str(folder), "--models", str(model), "--people", "sub-b"])
+    with pytest.raises(InputError, match="no cord mask with disc labels of sub-c"):
         main([str(folder), "--models", str(model), "--people", "sub-c"])

@@ -81,12 +81,14 @@ def test_tables_hold_the_values_of_the_analysis(analysis, tmp_path):
     assert list(rows[0]) == [
         "position_mm",
         "segment",
+        "counted",
         "maximum",
         "slice_of_maximum",
         *(f"slice_{k}" for k in range(1, 6)),
     ]
     np.testing.assert_allclose([float(row["position_mm"]) for row in rows], curve.s_mm, rtol=1e-5)
     np.testing.assert_allclose([float(row["maximum"]) for row in rows], curve.maximum, rtol=1e-5)
+    assert {row["counted"] for row in rows} == {"1"}
     np.testing.assert_allclose([float(row["slice_4"]) for row in rows], curve.values[3], rtol=1e-5)
     lesion = [row for row in rows if float(row["maximum"]) > 0.3]
     assert {(row["segment"], row["slice_of_maximum"]) for row in lesion} == {("C4-5", "4")}
@@ -110,7 +112,7 @@ def test_positions_without_cord_are_empty_cells(analysis, tmp_path):
     gap = replace(analysis, curve=replace(curve, values=values, maximum=maximum, slice_of_maximum=best))
     write_results(gap, tmp_path / "out")
     first, second = table(tmp_path / "out" / "anocurve.csv")[:2]
-    assert set(first.values()) == {"0", ""}
+    assert set(first.values()) == {"0", "1", ""}
     assert "" not in list(second.values())[2:]
 
 

@@ -71,6 +71,22 @@ def test_shifted_levels_move_the_names_only(analysis):
     assert lower.lesions[0]["segment"] == "C5-6"
 
 
+def test_notes_of_other_levels_go_with_them_also_when_read_back(analysis, tmp_path):
+    lower = relabelled(analysis, renumbered(discs_of(analysis), 1))
+    assert any("renumbered" in note for note in lower.notes)
+    write_results(lower, tmp_path / "out")
+    for one in (lower, read_results(tmp_path / "out", analysis.volume)):
+        back = relabelled(one, discs_of(analysis))
+        assert set(back.notes) <= set(analysis.notes)
+
+
+def test_unnamed_segments_are_named_without_a_trace(monkeypatch, tmp_path):
+    unnamed = made_analysis(monkeypatch, discs=())
+    named = relabelled(unnamed, read_discs(made_volumes()[2]))
+    assert any("cannot be named" in note for note in unnamed.notes)
+    assert not any("cannot be named" in note for note in named.notes)
+
+
 def test_a_moved_disc_moves_the_borders(analysis):
     """Discs at rows 80, 100 and 120 go to 70, 79 and 108: C4-5 ends at 74.5 instead of 90, above the lesion."""
     away = {n: analysis.region.discs[n] - (0, by, 0) for n, by in ((5, 10), (6, 21), (7, 12))}
@@ -91,6 +107,14 @@ def test_thresholds_of_the_user(analysis):
     assert strict.thresholds.origin == "chosen by the user"
     assert not strict.lesions
     assert with_thresholds(analysis, 0.2, 0.25).flagged == ("C4-5",)
+
+
+def test_a_model_without_thresholds_is_no_longer_told_of(monkeypatch):
+    bare = made_analysis(monkeypatch, thresholds=None)
+    assert any("no thresholds" in note for note in bare.notes)
+    chosen = with_thresholds(bare, 0.2, 0.25)
+    assert chosen.flagged == ("C4-5",)
+    assert not any("no thresholds" in note for note in chosen.notes)
 
 
 def test_the_command(analysis, tmp_path, capsys):

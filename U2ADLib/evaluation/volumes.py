@@ -40,7 +40,7 @@ THICK = 3  # slices that are averaged into one
 SIZES_MM = {"ap_mm": (3.0, 5.0), "length_mm": (5.0, 12.0), "rl_mm": (3.0, 8.0)}
 RESAMPLES = 1000
 FILES = ("scores.csv", "table.md")
-CSV_COLUMNS = ("person", "slices", "cord", "neighbours_mm", "contrast", "segment", "scored", "score")
+CSV_COLUMNS = ("person", "slices", "cord", "neighbours_mm", "edge_mm", "contrast", "segment", "scored", "score")
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,16 @@ class Scored:
     thick: bool
     found: bool
     neighbours_mm: float
+    edge_mm: float
     contrast: float | None
     segment: str | None
     segments: dict[str, float]
     patient: float
 
     @property
-    def group(self) -> tuple[bool, bool, float]:
+    def group(self) -> tuple[bool, bool, float, float]:
         """What is judged together."""
-        return self.found, self.thick, self.neighbours_mm
+        return self.found, self.thick, self.neighbours_mm, self.edge_mm
 
 
 def averaged(volume: Volume, count: int) -> Volume:
@@ -80,7 +81,8 @@ def averaged(volume: Volume, count: int) -> Volume:
 
 
 def planted(volume: Volume, cord: np.ndarray, whole: Prepared, contrasts, seed: int) -> Iterator[tuple]:
-    """(contrast, segment, volume) of one lesion for each contrast and each segment, at random places in it.
+    """(contrast, segment, volume) of one lesion for each contrast and each segment, at a random height in it, in the
+    cord's middle.
 
     :param cord: (I, J, K) bool, in which is planted. :param whole: the volume's slices and segments.
     """
@@ -89,7 +91,7 @@ def planted(volume: Volume, cord: np.ndarray, whole: Prepared, contrasts, seed: 
     middle = np.flatnonzero(region.cord.any(axis=(1, 2))).mean()
     for contrast in contrasts:
         for segment in region.segments:
-            s = rng.uniform(segment.start_mm, segment.stop_mm)
+            s = rng.uniform(max(segment.start_mm, 0), min(segment.stop_mm, region.centreline.length))
             point = region.centreline.at(np.array([s]))[0][0]
             centre = grid.stack_to_ras(np.array([[middle, *point]]))[0]
             sizes = {name: rng.uniform(*limits) for name, limits in SIZES_MM.items()}
@@ -129,11 +131,12 @@ def person_scores(
             for found in (False, True)[: 1 + (region_model is not None)]:
                 if found and thick not in masks:
                     one = ready(seen, None)
-                    masks[thick] = seen.with_array(one.stack.grid.to_input(one.region.cord.astype(np.uint8), order=0))
+                    masks[thick] = seen.with_array(one.cord.astype(np.uint8))
                 prepared = ready(seen, masks[thick] if found else cord)
                 for config, segments, patient in _scores(model, prepared, found, settings):
                     yield Scored(
-                        case.person, thick, found, config.neighbours_mm, contrast, segment, segments, patient
+                        case.person, thick, found, config.neighbours_mm, config.edge_mm, contrast, segment, segments,
+                        patient,
                     )  # fmt: skip
 
 
@@ -170,15 +173,15 @@ def figures(scored: Iterable[Scored], resamples: int = RESAMPLES) -> list[dict]:
             for p in people
         }
         row = {"cord": "found" if group[0] else "given", "slices": "thick" if group[1] else "thin"}
-        row |= {"neighbours_mm": group[2], "highest": {p: float(values.max()) for p, values in healthy.items()}}
-        row["whole"] = {one.person: one.patient for one in here if one.contrast is None}
+        row |= {"neighbours_mm": group[2], "edge_mm": group[3]}
+        row["highest"] = {p: float(values.max(initial=-np.inf)) for p, values in healthy.items()}
+        row["whole"] = {p: max(o.patient for o in here if o.person == p and o.contrast is None) for p in people}
         everybody = np.concatenate(list(healthy.values()))
         for contrast in sorted({one.contrast for one in here} - {None}):
             lesions = {
+                # A segment that was not found is missed.
                 p: np.array([
-                    o.segments[o.segment]
-                    for o in here
-                    if o.person == p and o.contrast == contrast and o.segment in o.segments
+                    o.segments.get(o.segment, -np.inf) for o in here if o.person == p and o.contrast == contrast
                 ])
                 for p in people
             }  # fmt: skip
@@ -208,10 +211,17 @@ def table(rows: Sequence[dict]) -> str:
     """The figures as Markdown."""
     contrasts = [key for key in rows[0] if isinstance(key, float)]
     people = list(rows[0]["highest"])
-    head = ["cord", "slices", "neighbours mm", f"highest healthy segment ({', '.join(people)})", "whole cord"]
+    head = [
+        "cord",
+        "slices",
+        "neighbours mm",
+        "edge mm",
+        f"highest healthy segment ({', '.join(people)})",
+        "whole cord",
+    ]
     lines = [head + [f"{100 * c:.0f} %: AUROC, interval; above every healthy one" for c in contrasts]]
     for row in rows:
-        cells = [row["cord"], row["slices"], f"{row['neighbours_mm']:g}"]
+        cells = [row["cord"], row["slices"], f"{row['neighbours_mm']:g}", f"{row['edge_mm']:g}"]
         cells += [", ".join(f"{row[name][p]:.2f}" for p in people) for name in ("highest", "whole")]
         for contrast in contrasts:
             one = row[contrast]
@@ -238,8 +248,10 @@ def main(arguments=None) -> None:
     options = parser.parse_args(arguments)
     if options.out:
         refuse_existing(options.out, FILES)
-    cases = [case for case in find_cases(options.folder) if not options.people or case.person in options.people]
-    cases = [case for case in cases if case.cord and case.discs]
+    cases = [case for case in find_cases(options.folder) if case.cord and case.discs]
+    if missing := sorted(set(options.people) - {case.person for case in cases}):
+        raise InputError(f"There is no cord mask with disc labels of {', '.join(missing)}.")
+    cases = [case for case in cases if not options.people or case.person in options.people]
     if not cases:
         raise InputError(f"There is nobody with a cord mask and disc labels in {options.folder}.")
     scored: list[Scored] = []
@@ -266,7 +278,10 @@ def main(arguments=None) -> None:
 
 
 def _refuse_known(model, training, person):
-    if person in model.card.get(training, {}).get("people", ()):
+    known = model.card.get(training, {}).get("people")
+    if not isinstance(known, list):
+        raise UsageError(f"{model.name} does not say whom it has learnt from: it cannot be tested on anybody.")
+    if person in known:
         raise UsageError(f"{model.name} has learnt from {person}: give a model that has not seen this person.")
 
 
@@ -278,7 +293,7 @@ def _write(folder, scored, text):
             writer.writerow(CSV_COLUMNS)
             for one in scored:
                 start = [one.person, "thick" if one.thick else "thin", "found" if one.found else "given"]
-                start += [one.neighbours_mm, one.contrast, one.segment]
+                start += [one.neighbours_mm, one.edge_mm, one.contrast, one.segment]
                 for name, value in (*one.segments.items(), ("whole cord", one.patient)):
                     writer.writerow([*start, name, round(value, 5)])
 

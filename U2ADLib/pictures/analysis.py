@@ -158,10 +158,10 @@ def draw_anocurve(analysis) -> np.ndarray:
 
 
 def _draw_thresholds(axes, analysis):
-    """The segments' threshold over the segments, the patient's over the whole cord, named on the right."""
+    """The segments' threshold over the segments, the patient's over all that counts, named on the right."""
     left, _, right, _ = axes.box
     thresholds, segments = analysis.thresholds, analysis.segments
-    lines = [("patient threshold", thresholds.patient, left, right, 3)]
+    lines = [("patient threshold", thresholds.patient, *axes.x(analysis.curve.counted_mm), 3)]
     if segments:
         start, stop = np.clip(axes.x([segments[0].start_mm, segments[-1].stop_mm]), left, right)
         lines.append(("segment threshold", thresholds.segment, start, stop, 12))

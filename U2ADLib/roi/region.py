@@ -93,13 +93,13 @@ def _check_discs(stack, cord, centreline, points):
 def without_sides(cord: np.ndarray, spacing_mm: float) -> np.ndarray:
     """A cord (S, H, W) less `SIDE_MM` on its right and left; unchanged where slices lie farther apart than that.
 
-    The sides are where a cord that was found by a model is least sure, and a slice that touches the cord from outside
-    shows fluid, which no model of the cord rebuilds.
+    Where the volume ends is no side. The sides are where a cord that was found by a model is least sure, and a slice
+    that touches the cord from outside shows fluid, which no model of the cord rebuilds.
     """
     steps = int(SIDE_MM / spacing_mm + 1e-6)
     if not steps:
         return cord
-    return binary_erosion(cord, np.ones((2 * steps + 1, 1, 1), bool))
+    return binary_erosion(cord, np.ones((2 * steps + 1, 1, 1), bool), border_value=1)
 
 
 def middle_slice(cord: np.ndarray) -> int:

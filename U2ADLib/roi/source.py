@@ -55,7 +55,15 @@ def prepare(
     Parameters as `analysis.analyse`. :raises InputError, UsageError, ModelError: as there.
     """
     progress("Preparing", 0, 3)
-    record = {"cord": FOUND, "discs": None, "model": None, "confidence": {}, "doubts": [], "disc_doubts": []}
+    record = {
+        "cord": FOUND,
+        "discs": None,
+        "model": None,
+        "confidence": {},
+        "doubts": [],
+        "disc_doubts": [],
+        "disc_notes": [],
+    }
     notes: tuple[str, ...] = ()
     found = None
     if cord is not None:
@@ -83,9 +91,11 @@ def prepare(
         notes += tuple(doubt_note(doubt) for doubt in found.doubts)
     progress("Preparing", 1, 3)
     if discs is not None and not discs.points:
+        record["disc_notes"] += discs.notes
         notes, discs = notes + discs.notes, None
     stack = standardise(volume, mask, discs.points if discs else None, preprocessing)
     region = region_from_labels(stack, mask, discs)
     record["discs"] = region.disc_convention
+    record["disc_notes"] += region.notes
     progress("Preparing", 3, 3)
     return Prepared(stack, region, mask, (*notes, *region.notes), record)

@@ -39,7 +39,10 @@ class Truth:
 def score_maps(
     case: ExperimentCase, anomaly: np.ndarray, config: ScoreConfig | None = None, seconds: float = 0.0
 ) -> CaseScores:
-    """Scores of a method's maps (S, 256, 256) of the case's slices, exactly as `analysis.analyse` makes them.
+    """Scores of a method's maps (S, 256, 256) of the case's slices, exactly as `analysis.analyse` makes the paper's.
+
+    Every method's slices stay alone and its cord counts to the image's edge: `ScoreConfig.neighbours_mm` and `edge_mm`,
+    which analyses with the default score have, would be an advantage that the others have not.
 
     The map is filtered; the AnoCurve of the filtered map gives the scores of segments and patient (Eq. 1 and 2), the
     filtered map itself those of lesions and marks. A mark is its highest pixel within 2 px, outside lesions.
