@@ -3,7 +3,6 @@
 Arrays are indexed [i, j, k]; the affine maps voxel indices (of centres) to RAS millimetres, as nibabel and MRML do.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -128,15 +127,13 @@ def reorient(volume: Volume, codes: str) -> tuple[Volume, Reorientation]:
     return Volume(change.apply(volume.array), volume.affine @ matrix, volume.name), change
 
 
-def resample(volume: Volume, reference: Volume, order: int = 1) -> tuple[Volume, Callable[[np.ndarray], np.ndarray]]:
-    """The volume on the reference's grid, and the way back for an array on that grid.
+def resample(volume: Volume, reference: Volume, order: int = 1) -> Volume:
+    """The volume on the reference's grid.
 
     :param order: 0 nearest neighbour (labels; keeps the type), 1 linear (float32). Outside the source's voxels: 0.
     """
-    forward = np.linalg.inv(volume.affine) @ reference.affine
-    back = np.linalg.inv(forward)
-    resampled = _sample(volume.array, forward, reference.array.shape, order)
-    return reference.with_array(resampled), lambda array: _sample(array, back, volume.array.shape, order)
+    matrix = np.linalg.inv(volume.affine) @ reference.affine
+    return reference.with_array(_sample(volume.array, matrix, reference.array.shape, order))
 
 
 def volume_hash(volume: Volume) -> str:

@@ -156,7 +156,7 @@ def _onto_grid(volume, mask, cord):
     """The cord resampled to the image's grid, and what to tell about it."""
     voxels = volume.to_ijk(mask.to_ras(np.argwhere(cord)))
     within = ((voxels > -0.5) & (voxels < np.array(volume.array.shape) - 0.5)).all(axis=1)
-    resampled = resample(mask.with_array(cord.astype(np.uint8)), volume, order=0)[0].array > 0
+    resampled = resample(mask.with_array(cord.astype(np.uint8)), volume, order=0).array > 0
     if not within.any() or not resampled.any():
         apart = np.linalg.norm(
             volume.to_ras((np.array(volume.array.shape) - 1) / 2) - mask.to_ras(np.argwhere(cord)).mean(axis=0)

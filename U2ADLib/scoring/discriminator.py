@@ -1,8 +1,9 @@
 """The discriminator: tells corruption from what merely is hard to rebuild.
 
 A reconstruction's error is large where there is a lesion, and also at the cord's border, where the mask is wrong and
-where the scanner blurs. A small network sees the upright cord together with what inpainting and Monte Carlo
-reconstruction say of it, and gives each pixel the probability that it was changed. It learns on healthy slices into
+where the scanner blurs. A small network sees the upright cord, divided by its own brightness thereabouts, and where its
+mask ends (if asked also what Monte Carlo reconstruction says of it), and gives each pixel the probability that it was
+changed. It learns on healthy slices into
 which shapeless corruptions are planted; no annotated lesion is needed (the idea of DRAEM, Zavrtanik et al., ICCV
 2021).
 """
