@@ -28,9 +28,9 @@ from .config import SEGMENT_NAMES, MonteCarloConfig
 from .dataset import Case
 from .errors import Cancelled, InputError, InstallationError, U2ADError, UsageError
 from .files import file_sha256
-from .package import CARD, NO_REGION_MODEL, card_score, find_model, verify_model
+from .package import CARD, NO_REGION_MODEL, absolute_model, card_score, find_model, verify_model
 from .progress import Progress, no_progress
-from .roi.nnunet import check_nnunet, cord_by_nnunet, nnunet_checksum
+from .roi.nnunet import NNUNET, check_nnunet, cord_by_nnunet, nnunet_checksum, nnunet_notes
 
 Say = Callable[[str], None]
 
@@ -96,15 +96,21 @@ def analyse_files(
     labels = {name: path and read_volume(path) for name, path in (("cord", cord), ("discs", discs))}
     progress("Reading", 1, 1)
     request = _request(image, cord, discs, options)
-    if cord is None and options.nnunet is not None:
-        labels["cord"] = cord_by_nnunet(volume, options.nnunet, device=options.device, progress=progress, say=say)
     settings = asdict(options) | {"model": _loaded_model(options.model, request["model"])}
+    by_nnunet = cord is None and options.nnunet is not None
+    if by_nnunet:
+        labels["cord"] = cord_by_nnunet(volume, options.nnunet, device=options.device, progress=progress, say=say)
+        settings["cord_convention"] = "auto"  # the one that was asked for is about masks that are given
     settings["region_model"] = None
     if "region_model" in request:
         settings["region_model"] = _loaded_region_model(options.region_model, request["region_model"])
     del settings["series"], settings["nnunet"]
     result = analyse(volume, **labels, **settings, progress=progress, say=say)
-    return replace(result, provenance=result.provenance | {"request": request})
+    provenance = result.provenance | {"request": request}
+    if by_nnunet:
+        provenance["configuration"] = provenance["configuration"] | {"cord_convention": NNUNET}
+        result = replace(result, notes=nnunet_notes(result.notes, options.nnunet))
+    return replace(result, provenance=provenance)
 
 
 def run_batch(
@@ -132,8 +138,8 @@ def run_batch(
 
         check_names(cases)
     out = Path(out).absolute()
-    if Path(options.model).is_dir():  # workers may run in another folder
-        options = replace(options, model=str(Path(options.model).absolute()))
+    _refuse_out_in_series(cases, out)
+    options = _for_other_folders(options)  # workers may run in one
     rows = {case.id: row for case in cases if (row := _row_if_done(case, out, options, derivatives))}
     todo = [case for case in cases if case.id not in rows]
     if rows:
@@ -166,6 +172,19 @@ def run_batch(
             out.rmdir()
     _write_summary(out / SUMMARY, [rows[case.id] for case in cases])
     return [rows[case.id] for case in cases]
+
+
+def _refuse_out_in_series(cases: list[Case], out: Path) -> None:
+    """:raises UsageError: the results would lie among the files of a DICOM folder, whose checksum they would change."""
+    for case in cases:
+        if case.image.is_dir() and out.resolve().is_relative_to(case.image.resolve()):
+            raise UsageError(f"The results cannot lie in the DICOM folder {case.image.name}: choose another --out.")
+
+
+def _for_other_folders(options: Options) -> Options:
+    """The same options with absolute paths; names of packages stay names."""
+    models = {name: absolute_model(getattr(options, name)) for name in ("model", "region_model")}
+    return replace(options, **models, nnunet=options.nnunet and str(Path(options.nnunet).absolute()))
 
 
 def run_case(case: Case, out: Path, options: Options, derivatives: bool, progress: Progress = no_progress) -> dict:
@@ -322,6 +341,8 @@ def _request(image: Path, cord: Path | None, discs: Path | None, options: Option
     files = {name: path and _checksum(path) for name, path in (("image", image), ("cord", cord), ("discs", discs))}
     settings = asdict(options)
     del settings["device"], settings["model"], settings["region_model"], settings["nnunet"]
+    if options.series is not None:  # a UID can hold the date and the scanner's serial number
+        settings["series"] = sha256(options.series.encode()).hexdigest()[:16]
     # A card holds the weights' checksum, and thresholds that may be set anew.
     request = {"files": files, "model": file_sha256(find_model(options.model) / CARD), "options": settings}
     if options.region_model != NO_REGION_MODEL and None in (cord, discs):
@@ -351,7 +372,7 @@ def _row_if_done(case: Case, out: Path, options: Options, derivatives: bool) -> 
         wanted = (_request(case.image, case.cord, case.discs, options), __version__)
         if all((p["request"], p["versions"]["U2AD"]) == wanted for p in provenances):
             return _row_of_result(case, results[0])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         pass  # not there, or not ours: the case is analysed, which says what is wrong
     return None
 

@@ -9,12 +9,13 @@ Nothing heavy is imported before a command needs it.
 
 import argparse
 import json
+import math
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from . import __version__
@@ -150,7 +151,7 @@ def locate(options, console: Console) -> None:
         from .files import refuse_existing
         from .io import read_volume
         from .report import REGION_FILES, region_text, write_region
-        from .roi.nnunet import check_nnunet, cord_by_nnunet
+        from .roi.nnunet import NNUNET, check_nnunet, cord_by_nnunet, nnunet_notes
         from .roi.source import prepare
 
         if options.nnunet is not None:
@@ -160,14 +161,15 @@ def locate(options, console: Console) -> None:
         given = zip(("cord", "discs"), _labels_of(options, console), strict=True)
         labels = {name: path and read_volume(path) for name, path in given}
         progress("Reading", 1, 1)
-        if labels["cord"] is None and options.nnunet is not None:
+        by_nnunet = labels["cord"] is None and options.nnunet is not None
+        if by_nnunet:
             labels["cord"] = cord_by_nnunet(
                 volume, options.nnunet, device=options.device, progress=progress, say=console.say
             )
         prepared = prepare(
             volume,
             **labels,
-            cord_convention=options.cord_convention,
+            cord_convention="auto" if by_nnunet else options.cord_convention,
             disc_convention=options.disc_convention,
             shift_levels=options.shift_levels,
             region_model=options.region_model,
@@ -175,6 +177,9 @@ def locate(options, console: Console) -> None:
             progress=progress,
             say=console.say,
         )
+        if by_nnunet:
+            notes = nnunet_notes(prepared.notes, options.nnunet)
+            prepared = replace(prepared, notes=notes, record=prepared.record | {"cord": NNUNET})
         write_region(volume, prepared, options.out, options.overwrite)
     console.result(region_text(prepared, options.out), result=str(options.out))
 
@@ -204,7 +209,10 @@ def relabel(options, console: Console) -> None:
                 region = analysis.region
                 points = {n: analysis.stack.grid.stack_to_ras(p) for n, p in (region.discs or {}).items()}
                 discs = renumbered(Discs(points, region.disc_convention or "by hand"), options.shift_levels)
-            analysis = relabelled(analysis, moved(discs, dict(options.disc)))
+            discs = moved(discs, dict(options.disc))
+            if not discs.points:
+                raise UsageError("No disc from C2/3 to C7/T1 is known or would be left: add some by --discs or --disc.")
+            analysis = relabelled(analysis, discs)
         if thresholds != (None, None):
             known = analysis.thresholds
             if known is None and None in thresholds:
@@ -588,8 +596,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--disc", type=_disc, action="append", default=[], metavar="NAME:R,A,S",
         help="a disc's posterior tip in RAS mm, to move or add it: C4/5:0.5,-12,33",
     )  # fmt: skip
-    again.add_argument("--segment-threshold", type=float, metavar="X", help="segments above it are flagged")
-    again.add_argument("--patient-threshold", type=float, metavar="X", help="patients above it are flagged")
+    again.add_argument("--segment-threshold", type=_threshold, metavar="X", help="segments above it are flagged")
+    again.add_argument("--patient-threshold", type=_threshold, metavar="X", help="patients above it are flagged")
     again.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="folder for the results")
     again.add_argument("--overwrite", action="store_true", help="replace results that are there")
 
@@ -651,7 +659,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--epochs", type=_positive, metavar="N")
     train.add_argument("--batch", type=_positive, metavar="N", help="slices in a batch")
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--seed", type=_seed, default=0)
 
     tell = command(
         commands, train_discriminator, "train-discriminator", "train the default score of a model", [device, running]
@@ -666,7 +674,7 @@ def build_parser() -> argparse.ArgumentParser:
     tell.add_argument("--region-model", default="none", metavar="NAME|FOLDER|none", help=MASKLESS)
     tell.add_argument("--count", type=_positive, default=3, metavar="N", help="trainings to average (%(default)s)")
     tell.add_argument("--rounds", type=_positive, default=1, metavar="N", help="rounds of new examples (%(default)s)")
-    tell.add_argument("--seed", type=int, default=0)
+    tell.add_argument("--seed", type=_seed, default=0)
 
     suit = command(commands, adapt, "adapt", "adapt a model to your own unlabelled images", [device, running])
     suit.add_argument("data", type=Path, nargs="+", metavar="FOLDER|IMAGE", help="BIDS or flat folder, or images")
@@ -702,7 +710,7 @@ def build_parser() -> argparse.ArgumentParser:
     suit.add_argument(
         "--slices-per-epoch", type=int, default=0, metavar="N", help="slices drawn for an epoch (as many as there are)"
     )
-    suit.add_argument("--seed", type=int, default=0)
+    suit.add_argument("--seed", type=_seed, default=0)
 
     level = command(commands, thresholds, "thresholds", "set the thresholds of a model", [device, running])
     level.add_argument("model", metavar="MODEL", help="name or folder of a model")
@@ -739,7 +747,7 @@ def build_parser() -> argparse.ArgumentParser:
     region.add_argument("--phantoms", type=int, default=500, metavar="N", help="simulated necks (%(default)s)")
     region.add_argument("--steps", type=_positive, default=3000, metavar="N", help="batches (%(default)s)")
     region.add_argument("--batch", type=_positive, default=8, metavar="N", help="slices in a batch (%(default)s)")
-    region.add_argument("--seed", type=int, default=0)
+    region.add_argument("--seed", type=_seed, default=0)
 
     rivals = command(commands, evaluate, "evaluate", "compare U2AD with other methods: tables and a report", [running])
     rivals.add_argument("config", metavar="CONFIG", help="a TOML file, or smoke, two-cores or full")
@@ -813,7 +821,7 @@ def _analysis_arguments() -> argparse.ArgumentParser:
         "--score", choices=("default", "paper"), help="paper: the published AnoMap (the default where the model has it)"
     )
     group.add_argument("--scheme", choices=("balanced", "random"), help="Monte Carlo masks")
-    group.add_argument("--seed", type=int, default=0, help="the same seed gives the same result (%(default)s)")
+    group.add_argument("--seed", type=_seed, default=0, help="the same seed gives the same result (%(default)s)")
     return parser
 
 
@@ -822,7 +830,7 @@ def _making_arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="folder for image and labels")
     parser.add_argument("--overwrite", action="store_true", help="replace files of the same names")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files (%(default)s)")
+    parser.add_argument("--seed", type=_seed, default=0, help="the same seed gives the same files (%(default)s)")
     parser.add_argument(
         "--lesion", type=_lesion, action="append", default=[], metavar="SEGMENT:CONTRAST:SIZE",
         help="a lesion at a disc, such as C4-5:0.5:4x12: its brightness as part of the way from cord to CSF, its size "
@@ -881,6 +889,22 @@ def _parts(text: str, count: int, example: str) -> list[str]:
 
 def _epoch_or_word(text: str) -> int | str:
     return text if text in ("default", "none") else int(text)
+
+
+def _threshold(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a threshold: give a number above 0")
+    return value
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 1 << 63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a seed: give a whole number, 0 or above, below 2^63")
+    return int(text)
 
 
 def _positive(text: str) -> int:

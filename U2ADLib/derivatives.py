@@ -14,14 +14,14 @@ from .io import write_volume
 from .lesions import find_lesions
 from .roi.labels import disc_labels
 
-MAP = "_desc-anomaly_map"
+CORD, DISCS, LESIONS, MAP = "_label-SC_seg", "_label-discs_dlabel", "_label-lesion_seg", "_desc-anomaly_map"
 
 
 def write_derivatives(analysis: Analysis, case: Case, root: Path) -> list[Path]:
     """Write cord, discs, lesions and anomaly map of a case on the input's grid, each with its JSON sidecar.
 
-    Discs only where they were given, lesions only where the model has thresholds. The sidecar of the anomaly map also
-    holds the provenance and is written last.
+    Discs only where they were given, lesions only where the model has thresholds; what an earlier run wrote of them is
+    removed. The sidecar of the anomaly map also holds the provenance and is written last.
 
     :param root: the derivative dataset, usually `derivatives/u2ad`; its description is written, too.
     :returns: the images.
@@ -35,16 +35,19 @@ def write_derivatives(analysis: Analysis, case: Case, root: Path) -> list[Path]:
     model = analysis.provenance["model"]
     sidecar = {"SpatialReference": "orig", "GeneratedBy": [program | {"Model": model}]}
     anomaly = {"Description": "Filtered anomaly map, 0-1", "provenance": analysis.provenance}
-    images = {"_label-SC_seg": (analysis.on_input("cord"), {"Description": "Spinal cord as it was analysed"})}
+    images = {CORD: (analysis.on_input("cord"), {"Description": "Spinal cord as it was analysed"})}
     if analysis.region.discs:
         discs = {n: analysis.stack.grid.stack_to_ras(point) for n, point in analysis.region.discs.items()}
-        images["_label-discs_dlabel"] = (
+        images[DISCS] = (
             disc_labels(analysis.volume, discs),
             {"Description": "Discs, 3 = C2/3 ... 8 = C7/T1"},
         )
     if analysis.thresholds:
-        images["_label-lesion_seg"] = (_lesions(analysis), {"Description": "Findings above the thresholds"})
+        images[LESIONS] = (_lesions(analysis), {"Description": "Findings above the thresholds"})
     images[MAP] = (analysis.on_input("anomaly"), anomaly)
+    for suffix in {DISCS, LESIONS} - set(images):
+        for ending in (".nii.gz", ".json"):
+            (folder / f"{name}{suffix}{ending}").unlink(missing_ok=True)
     written = []
     for suffix, (array, entries) in images.items():
         path = folder / f"{name}{suffix}.nii.gz"

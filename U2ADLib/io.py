@@ -417,6 +417,15 @@ def _to_sitk(volume: Volume) -> sitk.Image:
 # ---------------------------------------------------------------- DICOM
 
 
+# Among the bytes of a file (little endian): a tag, four bytes with type or length, and numbers as text. The position of
+# a frame is alone in a sequence of one item.
+_NUMBERS = rb".{4}([-+.\deE \\]+)"
+_PIXEL_SPACING = re.compile(rb"\x28\x00\x30\x00" + _NUMBERS, re.DOTALL)
+_PLANE_POSITION = re.compile(
+    rb"\x20\x00\x13\x91(?:SQ..)?.{4}\xfe\xff\x00\xe0.{4}\x20\x00\x32\x00" + _NUMBERS, re.DOTALL
+)
+
+
 @dataclass(frozen=True)
 class _DicomHeader:
     """What one DICOM file says about itself, in its own coordinates (LPS)."""
@@ -512,7 +521,8 @@ def _read_dicom_files(files: Sequence[str], name: str) -> Volume:
 def _read_dicom_file(file: str, header: _DicomHeader, name: str) -> Volume:
     volume = _from_sitk(_read_image(Path(file)), name)
     if header.frames > 1:
-        if header.spacing == (1, 1, 1):  # what ITK says where it cannot make a stack of the frames
+        # What ITK says where it cannot make a stack of the frames; and of cubes of 1 mm.
+        if header.spacing == (1, 1, 1) and not _are_cubes_of_1_mm(file, header):
             raise InputError(
                 f"The frames of {name} cannot be put in order. Convert it to NIfTI, for instance with dcm2niix."
             )
@@ -521,6 +531,25 @@ def _read_dicom_file(file: str, header: _DicomHeader, name: str) -> Volume:
         raise InputError(f"{name} does not say how thick its slice is.")
     scale = np.diag([1, 1, header.thickness / volume.spacing[2], 1])
     return Volume(volume.array, volume.affine @ scale, name)
+
+
+def _are_cubes_of_1_mm(file: str, header: _DicomHeader) -> bool:
+    """Whether the file itself says that its voxels are, and that every frame lies where ITK puts it.
+
+    It says so in sequences, which ITK does not show: the numbers are searched for among the file's bytes.
+    """
+    content = Path(file).read_bytes()
+    try:
+        spacings, positions = (
+            np.array([[float(value) for value in text.split(b"\\")] for text in pattern.findall(content)])
+            for pattern in (_PIXEL_SPACING, _PLANE_POSITION)
+        )
+    except ValueError:
+        return False
+    expected = header.position + np.arange(header.frames)[:, None] * header.axes[:, 2]
+    if spacings.shape[1:] != (2,) or positions.shape != expected.shape:
+        return False
+    return np.allclose(spacings, 1, rtol=0, atol=1e-6) and np.abs(positions - expected).max() < PLACE_TOLERANCE_MM
 
 
 def _stacked(headers: list[_DicomHeader], name: str) -> np.ndarray:

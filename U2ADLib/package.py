@@ -115,13 +115,29 @@ def list_models() -> list[ModelEntry]:
     """Bundled packages, then the user's, by name. Damaged ones are listed with their problem."""
     entries = []
     for folder, bundled in ((resource("Models"), True), (user_models_folder(), False)):
-        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-            if (path / CARD).is_file():
+        for path in _folders_in(folder):
+            if _holds_card(path):
                 try:
                     entries.append(ModelEntry(path.name, path, bundled, read_card(path)))
                 except ModelError as error:
                     entries.append(ModelEntry(path.name, path, bundled, {}, str(error)))
     return entries
+
+
+def _folders_in(folder):
+    """What lies in a folder, sorted, less what is hidden; nothing where there is none, or none that may be read."""
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _holds_card(folder):
+    """Whether a folder is a package, or may not be looked into: reading its card then says why."""
+    try:
+        return (folder / CARD).is_file()
+    except PermissionError:
+        return True
 
 
 def find_model(name_or_folder: str | Path = DEFAULT_MODEL, kind: str | None = "analysis") -> Path:
@@ -133,7 +149,7 @@ def find_model(name_or_folder: str | Path = DEFAULT_MODEL, kind: str | None = "a
     if str(name_or_folder) == DEFAULT_MODEL:
         name_or_folder = BUNDLED_DEFAULT[kind or "analysis"]
     folder = Path(name_or_folder)
-    if not (folder / CARD).is_file():
+    if not _holds_card(folder):
         entries = list_models()
         folder = next((entry.folder for entry in entries if entry.name == str(name_or_folder)), None)
         if folder is None:
@@ -142,6 +158,12 @@ def find_model(name_or_folder: str | Path = DEFAULT_MODEL, kind: str | None = "a
     if kind is not None and (found := card_kind(read_card(folder))) != kind:
         raise ModelError(f"Model {folder.name!r} is for {found}, not for {kind}. See `u2ad models list`.")
     return folder
+
+
+def absolute_model(name_or_folder: str | Path) -> str:
+    """What names the same package for a process in another folder: an absolute path; a name stays as it is."""
+    is_folder = str(name_or_folder) not in (DEFAULT_MODEL, NO_REGION_MODEL) and _holds_card(Path(name_or_folder))
+    return str(Path(name_or_folder).absolute() if is_folder else name_or_folder)
 
 
 def card_kind(card: dict) -> str:
@@ -349,6 +371,7 @@ def install_model(source: Path, name: str | None = None) -> ModelEntry:
         name = name or card.get("name") or source.stem
         check_new_name(name)
         write_json(temporary / CARD, card | {"name": name})
+        os.chmod(temporary, 0o755)  # others may use the same folder of models
         os.replace(temporary, target_folder / name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

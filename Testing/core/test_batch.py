@@ -12,16 +12,17 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from made_analysis import made_analysis
 
 from U2ADLib import batch
 from U2ADLib.batch import COLUMNS, Options, run_batch
 from U2ADLib.cli import main
 from U2ADLib.config import SEGMENT_NAMES
-from U2ADLib.dataset import find_cases
-from U2ADLib.derivatives import check_names
+from U2ADLib.dataset import Case, find_cases
+from U2ADLib.derivatives import check_names, write_derivatives
 from U2ADLib.errors import Cancelled, InputError, ModelError, UsageError
 from U2ADLib.io import write_volume
-from U2ADLib.package import update_card
+from U2ADLib.package import BUNDLED_DEFAULT, update_card
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -194,6 +195,59 @@ def test_a_bug_in_one_case_is_told_and_the_rest_goes_on(dataset, options, tmp_pa
     rows = table(tmp_path / "out")
     assert [row["status"] for row in rows.values()] == ["failed", "done", "refused"]
     assert rows["sub-01_T2w"]["message"].startswith("Unexpected ZeroDivisionError at test_batch.py:")
+
+
+def test_a_record_of_another_program_is_left_alone(dataset, options, tmp_path):
+    folder = tmp_path / "out" / "sub-01_T2w"
+    folder.mkdir(parents=True)
+    (folder / "analysis.json").write_text("[]")
+    rows = run_batch(find_cases(dataset)[:2], tmp_path / "out", options)
+    assert [row["status"] for row in rows] == ["refused", "done"]
+    assert "was not written by this version" in rows[0]["message"]
+    assert (folder / "analysis.json").read_text() == "[]"
+
+
+def test_results_do_not_lie_in_a_dicom_folder(options, tmp_path):
+    series = tmp_path / "series"
+    series.mkdir()
+    cases = [Case("series", "series", None, series)]
+    for out in (series, series / "deep" / "out"):
+        with pytest.raises(UsageError, match="cannot lie in the DICOM folder series"):
+            run_batch(cases, out, options)
+    assert not any(series.iterdir())
+
+
+def test_a_series_is_told_apart_but_not_stored(finished, options):
+    uid = "1.3.12.2.1107.5.2.43.66012.2026010112300012345"  # a scanner's serial number and a date
+    case = find_cases(finished[0])[0]
+    requests = [
+        batch._request(case.image, case.cord, case.discs, replace(options, series=series))
+        for series in (uid, uid + "6", uid, None)
+    ]
+    assert requests[0] == requests[2]
+    assert len({json.dumps(request) for request in requests}) == 3
+    assert "66012" not in json.dumps(requests)
+
+
+def test_workers_get_absolute_paths_and_names(dataset, options, tmp_path, tiny_model, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    seen = []
+
+    def spy(case, out, options, *rest, **more):
+        seen.append(options)
+        return batch._row(case, "done")
+
+    monkeypatch.setattr(batch, "run_case", spy)
+    for name in ("model", "region", "default"):
+        shutil.copytree(tiny_model, tmp_path / name)
+    (tmp_path / BUNDLED_DEFAULT["region"]).mkdir()  # a folder of that name that is no package
+    cases = find_cases(dataset)[:1]  # has all labels: what finds them is not looked at
+    run_batch(cases, Path("out"), replace(options, model="model", region_model="region", nnunet="net"))
+    run_batch(cases, Path("out"), replace(options, model="default", region_model=BUNDLED_DEFAULT["region"]))
+    assert [seen[0].model, seen[0].region_model, seen[0].nnunet] == [
+        str(tmp_path / name) for name in ("model", "region", "net")
+    ]
+    assert (seen[1].model, seen[1].region_model, seen[1].nnunet) == ("default", BUNDLED_DEFAULT["region"], None)
 
 
 @pytest.mark.parametrize(
@@ -380,6 +434,19 @@ def test_derivatives(finished, phantom):
     assert labels
     assert set(np.unique(images["label-lesion_seg"])) == {0} | labels
     assert images["desc-anomaly_map"][images["label-lesion_seg"] > 0].min() > 0
+
+
+def test_derivatives_of_an_earlier_run_are_not_left(tmp_path, monkeypatch):
+    case, root = Case("sub-1_T2w", "sub-1", None, tmp_path / "sub-1_T2w.nii.gz"), tmp_path / "u2ad"
+    names = {f"sub-1/anat/sub-1_T2w_{suffix}" for suffix in ("label-lesion_seg", "label-discs_dlabel")}
+    optional = {f"{name}{ending}" for name in names for ending in (".nii.gz", ".json")}
+    write_derivatives(made_analysis(monkeypatch), case, root)
+    others = root / "sub-1" / "anat" / "sub-1_T2w_label-lesion_seg-mine.nii.gz"
+    others.touch()
+    before = files_below(root)
+    assert optional < before
+    write_derivatives(made_analysis(monkeypatch, thresholds=None, discs=()), case, root)
+    assert files_below(root) == before - optional
 
 
 def test_missing_derivatives_are_made_up_for(finished, options, tmp_path, analysed):

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_analysis import made_analysis
 
 from U2ADLib import __version__, cli
 from U2ADLib.cancel import Cancellation
@@ -14,6 +15,7 @@ from U2ADLib.config import SEGMENT_NAMES
 from U2ADLib.device import choose_device
 from U2ADLib.errors import Cancelled
 from U2ADLib.io import write_volume
+from U2ADLib.report import write_results
 from U2ADLib.roi import labels
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,6 +95,8 @@ def test_every_analysis_option_reaches_the_analysis():
         (["analyse", "image", "--out", "o", "--shift-levels", "one"], "invalid int value"),
         (["analyse", "image", "--out", "o", "--over"], "unrecognized arguments: --over"),
         (["batch", "folder", "--out", "o", "--workers", "0"], "0 is not a positive number"),
+        (["analyse", "image", "--out", "o", "--seed", "-1"], "'-1' is not a seed"),
+        (["pretrain", "data", "--out", "o", "--seed", str(2**63)], "is not a seed"),
         (["simulate", "--out", "o", "--lesion", "C4-5:0.5:big"], "C4-5:0.5:4x12"),
         (["models"], "required: COMMAND"),
     ],
@@ -102,6 +106,14 @@ def test_usage_errors_of_the_parser(arguments, message, capsys):
         main(arguments)
     assert end.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "value"), [("segment", "0"), ("segment", "nan"), ("segment", "-1"), ("patient", "x")])
+def test_thresholds_are_above_0(kind, value, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["relabel", "results", "image", "--out", "o", f"--{kind}-threshold", value])
+    assert end.value.code == 2
+    assert f"'{value}' is not a threshold: give a number above 0" in capsys.readouterr().err
 
 
 # Exit codes and messages
@@ -207,6 +219,20 @@ def test_the_seed_is_the_result(neck, tmp_path):
         assert main([*neck, "--out", str(tmp_path / name), "--seed", seed, "--progress", "none"]) == 0
         scores[name] = json.loads((tmp_path / name / "analysis.json").read_text())["patient"]["score"]
     assert scores["a"] == scores["b"] != scores["c"]
+
+
+# relabel
+
+
+@pytest.mark.parametrize(("discs", "shift"), [((), "1"), (None, "9")])
+def test_levels_cannot_be_shifted_away(monkeypatch, tmp_path, capsys, discs, shift):
+    analysis = made_analysis(monkeypatch, **({} if discs is None else {"discs": discs}))
+    write_results(analysis, tmp_path / "out")
+    write_volume(tmp_path / "image.nii.gz", analysis.volume)
+    words = ["relabel", str(tmp_path / "out"), str(tmp_path / "image.nii.gz"), "--out", str(tmp_path / "other")]
+    assert main([*words, "--shift-levels", shift, "--progress", "none"]) == 2
+    assert "No disc from C2/3 to C7/T1" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 # Cancelling

@@ -12,7 +12,13 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.uid import (
+    EnhancedMRImageStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MRImageStorage,
+    generate_uid,
+)
 from scipy.spatial.transform import Rotation
 
 from U2ADLib import io
@@ -737,23 +743,27 @@ def items(**fields):
     return [item]
 
 
-def save_enhanced(path, pixels, order):
-    """One file with all frames, in the order given."""
+def save_enhanced(path, pixels, order, spacing=(0.8, 0.6, 3.3), implicit=False):
+    """One file with all frames, in the order given. :param spacing: of rows, columns and frames."""
     data = dicom_dataset(path, EnhancedMRImageStorage, pixels[list(order)], "1.2.3.4", "T2 sag")
     data.NumberOfFrames = len(pixels)
     shared = items(
         PlaneOrientationSequence=items(ImageOrientationPatient=list(SAGITTAL)),
-        PixelMeasuresSequence=items(PixelSpacing=[0.8, 0.6], SliceThickness=3.0, SpacingBetweenSlices=3.3),
+        PixelMeasuresSequence=items(
+            PixelSpacing=list(spacing[:2]), SliceThickness=3.0, SpacingBetweenSlices=spacing[2]
+        ),
     )
     data.SharedFunctionalGroupsSequence = shared
     data.DimensionOrganizationSequence = items(DimensionOrganizationUID="1.2.3.9")
     data.PerFrameFunctionalGroupsSequence = [
         items(
-            PlanePositionSequence=items(ImagePositionPatient=[-6.6 - 3.3 * k, -80.0, 90.0]),
+            PlanePositionSequence=items(ImagePositionPatient=[-6.6 - spacing[2] * k, -80.0, 90.0]),
             FrameContentSequence=items(StackID="1", InStackPositionNumber=k + 1, DimensionIndexValues=[1, k + 1]),
         )[0]
         for k in order
     ]
+    if implicit:
+        data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     data.save_as(path, enforce_file_format=True)
 
 
@@ -771,9 +781,23 @@ def test_a_file_with_many_frames(tmp_path, order):
     assert (series.orientation, series.shape) == ("sagittal", (30, 20, 4))
 
 
-def test_frames_that_itk_cannot_put_in_order_are_refused(tmp_path):
+@pytest.mark.parametrize("implicit", [False, True])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0)])
+def test_frames_of_cubes_of_1_mm(tmp_path, order, implicit):
+    """ITK says 1 mm of these, too, and of what it cannot put in order."""
     pixels = np.random.default_rng(0).integers(0, 4000, (4, 20, 30))
-    save_enhanced(tmp_path / "many.dcm", pixels, (0, 2, 1, 3))
+    save_enhanced(tmp_path / "many.dcm", pixels, order, (1, 1, 1), implicit)
+    volume = read_volume(tmp_path / "many.dcm")
+    np.testing.assert_allclose(volume.spacing, 1, atol=1e-6)
+    for k in range(4):
+        voxel = volume.to_ijk((6.6 + k, 80 - 11, 90 - 7))
+        assert volume.array[tuple(np.round(voxel).astype(int))] == pixels[k, 7, 11]
+
+
+@pytest.mark.parametrize("spacing", [(0.8, 0.6, 3.3), (0.8, 0.6, 1), (1, 1, 1)])
+def test_frames_that_itk_cannot_put_in_order_are_refused(tmp_path, spacing):
+    pixels = np.random.default_rng(0).integers(0, 4000, (4, 20, 30))
+    save_enhanced(tmp_path / "many.dcm", pixels, (0, 2, 1, 3), spacing)
     with pytest.raises(InputError, match="cannot be put in order"):
         read_volume(tmp_path / "many.dcm")
 

@@ -1,5 +1,6 @@
 """The cord from an nnU-Net: the program is run as it wants to be, in its own process; a stand-in takes its place."""
 
+import csv
 import json
 import sys
 
@@ -103,10 +104,10 @@ def test_what_cannot_be_run_is_said_before(model, install, monkeypatch, tmp_path
 
 def test_its_failures_are_told(phantom, model, install):
     install('sys.exit("CUDA error: no kernel image")')
-    with pytest.raises(ModelError, match="no kernel image"):
+    with pytest.raises(InputError, match=f"{phantom.volume.name}: nnU-Net failed: .*no kernel image"):
         cord_by_nnunet(phantom.volume, model, device="cpu")
     install("sys.exit(0)")
-    with pytest.raises(ModelError, match="without a result"):
+    with pytest.raises(InputError, match="without a result"):
         cord_by_nnunet(phantom.volume, model, device="cpu")
     install()
     describe(model, {"channel_names": {"0": "T2w"}, "labels": {"cord": 5}})
@@ -126,6 +127,53 @@ def test_cancelling_stops_it(phantom, model, install, tmp_path):
     with pytest.raises(Cancelled):
         cord_by_nnunet(phantom.volume, model, device="cpu", progress=progress)
     assert not log.exists()
+
+
+TRUE_CORD = """
+volume = read_volume(pathlib.Path(options.i, "volume_0000.nii.gz"))
+if not volume.array.any():
+    sys.exit("nothing to see")
+pathlib.Path(options.o).mkdir()
+cord = 7 * (np.load({cord!r}) > 0)
+write_volume(pathlib.Path(options.o, "volume.nii.gz"), volume.with_array(cord.astype(np.uint8)))
+sys.exit()
+"""
+
+
+@pytest.fixture
+def finds_the_cord(phantom, install, tmp_path):
+    np.save(tmp_path / "cord.npy", phantom.cord.array)
+    install(TRUE_CORD.format(cord=str(tmp_path / "cord.npy")))
+
+
+def test_a_batch_goes_on_and_says_who_found_the_cord(phantom, model, finds_the_cord, tiny_model, tmp_path):
+    folder, out = tmp_path / "images", tmp_path / "out"
+    folder.mkdir()
+    write_volume(folder / "bad.nii.gz", phantom.volume.with_array(np.zeros_like(phantom.volume.array)))
+    write_volume(folder / "good.nii.gz", phantom.volume)
+    run = ["batch", str(folder), "--out", str(out), "--model", str(tiny_model), "--region-model", "none"]
+    run += ["--nnunet", str(model), "--cord-convention", "spineps", "--device", "cpu", "--progress", "none"]
+    assert main(run) == 3
+    with open(out / "summary.csv", newline="", encoding="utf-8") as stream:
+        bad, good = csv.DictReader(stream)
+    assert (bad["status"], good["status"]) == ("refused", "done")
+    assert "nothing to see" in bad["message"]
+    record = json.loads((out / "good" / "analysis.json").read_text())
+    assert record["provenance"]["configuration"]["cord_convention"] == "nnunet"
+    assert record["notes"][0] == f"The cord was found by the nnU-Net model {model.name}: look at its outline."
+    assert not any("Spinal Cord Toolbox" in note for note in record["notes"])
+
+
+def test_locate_says_who_found_the_cord(phantom, model, finds_the_cord, tmp_path):
+    for name in ("volume", "discs"):
+        write_volume(tmp_path / f"{name}.nii.gz", getattr(phantom, name))
+    run = ["locate", str(tmp_path / "volume.nii.gz"), "--discs", str(tmp_path / "discs.nii.gz"), "--progress", "none"]
+    run += ["--nnunet", str(model), "--cord-convention", "spineps", "--device", "cpu", "--out", str(tmp_path / "out")]
+    assert main(run) == 0
+    record = json.loads((tmp_path / "out" / "region.json").read_text())
+    assert record["cord"] == "nnunet"
+    assert model.name in record["notes"][0]
+    assert not any("Cord mask" in note for note in record["notes"])
 
 
 def test_the_command_uses_it(phantom, model, install, tmp_path, capsys):

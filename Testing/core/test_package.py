@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -85,6 +86,39 @@ def test_install_from_folder_and_zip_list_and_remove(made, tmp_path):
     assert {e.name for e in list_models() if not e.bundled} == {"second"}
     with pytest.raises(ModelError, match="no model 'small'"):
         load_model("small")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no modes")
+def test_an_installed_package_is_open_to_all(made):
+    assert install_model(made[0]).folder.stat().st_mode & 0o777 == 0o755
+
+
+def test_what_may_not_be_looked_into_is_told(made, tmp_path, monkeypatch):
+    """Packages of others in a shared folder; the tests may run as root, whom nothing stops."""
+    install_model(made[0])
+    install_model(made[0], "private")
+    locked = tmp_path / "mine" / "private"
+    originals = {name: getattr(Path, name) for name in ("stat", "read_text", "iterdir")}
+
+    def guarded(name):
+        def call(path, *arguments, **options):
+            if path.parent == locked or (name == "iterdir" and path == locked):
+                raise PermissionError(13, "Permission denied")
+            return originals[name](path, *arguments, **options)
+
+        return call
+
+    for name in originals:
+        monkeypatch.setattr(Path, name, guarded(name))
+    problems = {entry.name: entry.problem for entry in list_models() if not entry.bundled}
+    assert problems["small"] is None
+    assert "Permission denied" in problems["private"]
+    for given in ("private", locked):
+        with pytest.raises(ModelError, match="'private' cannot be read"):
+            package.find_model(given)
+    locked = tmp_path / "mine"
+    assert all(entry.bundled for entry in list_models())
+    assert package.find_model().is_dir()
 
 
 def test_refused_archives_leave_nothing(made, tmp_path):

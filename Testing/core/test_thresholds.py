@@ -404,7 +404,7 @@ def test_thresholds_from_lesion_free_people(mine, known):
         "10 % of 20 lesion-free people with a false alarm, and as many with any segment flagged"
         in found["paper", "all"].origin
     )
-    assert "20 resolve steps of 4.8 %; attained: 9.5 %" in found["paper", "all"].origin
+    assert "(20 resolve steps of 4.8 %; attained: 9.5 %)" in found["paper", "all"].origin
     assert "1 of the people trained this model" in said[0]
     with pytest.raises(InputError, match=r"1 % needs at least 99 lesion-free people, there are 20"):
         set_thresholds(mine, healthy=folder, rate=0.01, region_model="none")
@@ -412,6 +412,15 @@ def test_thresholds_from_lesion_free_people(mine, known):
         scores[name] = InputError("no.")
     with pytest.raises(InputError, match="at least 19 lesion-free people who can be analysed, there are 18"):
         set_thresholds(mine, healthy=folder, region_model="none")
+
+
+def test_people_without_named_segments_are_told_of(mine, known):
+    scores = {f"sub-{i:02d}": (float(i), {"C4-5": float(i)} if i < 20 else {}) for i in range(1, 25)}
+    _, setting = set_thresholds(mine, healthy=known(scores), region_model="none")
+    assert (
+        "(24 resolve steps of 4.0 %; attained: 4.0 %; for segments, which can be named in fewer, 19 resolve steps of "
+        "5.0 %; attained: 5.0 %)"
+    ) in setting.thresholds[0].origin
 
 
 def test_of_people_and_phantoms_the_higher_limit_holds(mine, known, monkeypatch):

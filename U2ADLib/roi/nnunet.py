@@ -24,6 +24,7 @@ PROGRAM = "nnUNetv2_predict_from_modelfolder"
 CHECKPOINT = "checkpoint_final.pth"
 POLL_SECONDS = 0.2  # between two looks at whether the user wants to stop
 DESCRIPTIONS = ("dataset.json", "plans.json")
+NNUNET = "nnunet"  # in results, in the place of the convention of a cord mask that was given
 
 
 def check_nnunet(folder: Path) -> tuple[int, ...]:
@@ -69,8 +70,8 @@ def cord_by_nnunet(
     :param folder: with `dataset.json`, `plans.json` and `fold_*/checkpoint_final.pth`. The cord is the label with
         "cord" in its name, or the only one.
     :param progress: may raise `Cancelled`; nnU-Net is stopped then.
-    :raises ModelError: the folder cannot be used, or nnU-Net fails. :raises InstallationError: it is not installed.
-    :raises InputError: it finds no cord.
+    :raises ModelError: the folder cannot be used. :raises InstallationError: nnU-Net is not installed.
+    :raises InputError: it fails on this image, or finds no cord.
     """
     from ..device import choose_device
 
@@ -88,17 +89,25 @@ def cord_by_nnunet(
         write_volume(given / f"volume_0000{ending}", volume)
         command = [PROGRAM, "-i", str(given), "-o", str(made), "-m", str(folder), "-f", *map(str, folds)]
         command += ["-device", choose_device(device).type, "-npp", "1", "-nps", "1", "--disable_progress_bar"]
-        _run(command, progress)
+        _run(command, volume.name, progress)
         path = made / f"volume{ending}"
         if not path.is_file():
-            raise ModelError(f"nnU-Net ended without a result: the model {folder.name} may not fit this image.")
+            raise InputError(
+                f"{volume.name}: nnU-Net ended without a result: the model {folder.name} may not fit this image."
+            )
         labels = read_volume(path)
     if not volume.same_grid(labels):
-        raise ModelError(f"The result of the nnU-Net model {folder.name} does not lie on the image.")
+        raise InputError(f"{volume.name}: the result of the nnU-Net model {folder.name} does not lie on the image.")
     cord = labels.array == _cord_label(description)
     if not cord.any():
         raise InputError(f"{volume.name}: the nnU-Net model {folder.name} found no spinal cord.")
     return volume.with_array(cord.astype(np.uint8))
+
+
+def nnunet_notes(notes: tuple[str, ...], folder: Path) -> tuple[str, ...]:
+    """The notes of results whose cord is of `cord_by_nnunet`: who found it, not how a given mask was read."""
+    found = f"The cord was found by the nnU-Net model {Path(folder).resolve().name}: look at its outline."
+    return (found, *(note for note in notes if not note.startswith("Cord mask: ")))
 
 
 def _description(folder):
@@ -121,8 +130,8 @@ def _cord_label(description):
     return cords[0]
 
 
-def _run(command, progress):
-    """Run to the end, or stop it where `progress` raises."""
+def _run(command, name, progress):
+    """Run to the end, or stop it where `progress` raises. :param name: of the image, for messages."""
     progress("Finding the cord with nnU-Net", 0, 1)
     with tempfile.TemporaryFile() as output:
         try:
@@ -146,5 +155,5 @@ def _run(command, progress):
         if process.returncode:
             output.seek(0)
             said = output.read().decode(errors="replace").strip().splitlines()
-            raise ModelError(f"nnU-Net failed: {said[-1] if said else f'exit code {process.returncode}'}")
+            raise InputError(f"{name}: nnU-Net failed: {said[-1] if said else f'exit code {process.returncode}'}")
     progress("Finding the cord with nnU-Net", 1, 1)

@@ -408,14 +408,20 @@ def _from_lesion_free(model, scored, rules, rate, who, remarks) -> tuple[Thresho
         patients = [one[score, rule].patient for one in scored]
         segments = [max(named.values()) for one in scored if (named := one[score, rule].segments)]
         check_count(len(segments), rate, f"{who} whose segments can be named")
-        n = len(patients)
+        steps = _resolved(len(patients), rate)
+        if len(segments) < len(patients):
+            steps += f"; for segments, which can be named in fewer, {_resolved(len(segments), rate)}"
         origin = (
-            f"{100 * rate:.3g} % of {n} lesion-free {who} with a false alarm, and as many with any segment flagged: "
-            f"the maximum that a further one exceeds with at most this probability ({n} resolve steps of "
-            f"{100 / (n + 1):.1f} %; attained: {100 * attained_rate(n, rate):.1f} %){remarks}"
+            f"{100 * rate:.3g} % of {len(patients)} lesion-free {who} with a false alarm, and as many with any segment "
+            f"flagged: the maximum that a further one exceeds with at most this probability ({steps}){remarks}"
         )
         thresholds.append(Thresholds(upper_limit(segments, rate), upper_limit(patients, rate), rule, origin, score))
     return tuple(thresholds)
+
+
+def _resolved(n: int, rate: float) -> str:
+    """How finely a rate can be set with n people, in words."""
+    return f"{n} resolve steps of {100 / (n + 1):.1f} %; attained: {100 * attained_rate(n, rate):.1f} %"
 
 
 def _higher(one: Thresholds, other: Thresholds) -> Thresholds:
