@@ -23,10 +23,11 @@ from U2ADLib.io import write_volume
 from U2ADLib.mae import EdgeMAE, patchify
 from U2ADLib.masking import masks_from_scores, roi_patches
 from U2ADLib.montecarlo import monte_carlo
-from U2ADLib.package import load_model
+from U2ADLib.package import load_model, save_model, update_card
+from U2ADLib.scoring.discriminator import Discriminator, DiscriminatorArchitecture
 from U2ADLib.simulation.phantom import PhantomConfig, simulate_phantom
 from U2ADLib.training import adapt as module
-from U2ADLib.training import augment
+from U2ADLib.training import adapt_recipe, augment
 from U2ADLib.training.adapt import COLUMNS, AdaptConfig, adapt, learning_rate
 from U2ADLib.training.adapt_recipe import adapt_from_folder
 from U2ADLib.training.data import SliceSet, concatenate
@@ -437,7 +438,8 @@ def test_from_a_folder_to_a_package(hospital, tiny_model, tmp_path):
     assert not any(name in text for name in ("p1", "p2", "nomask"))
     assert card["thresholds"] == []
     assert card["training"]["source"] == {"name": "tiny", "sha256": load_model(tiny_model).sha256}
-    assert (card["training"]["images"], card["training"]["left_out"], card["training"]["people"]) == (3, 3, 3)
+    assert [card["training"][name] for name in ("images", "left_out", "people_count")] == [3, 3, 3]
+    assert "people" not in card["training"]
     assert [entry["name"] for entry in card["lineage"]] == ["tiny"]
     before, after = (card["metrics"]["adapted_slices"][when] for when in ("before", "after"))
     assert set(before) == set(after) == {"mse", "psnr", "ssim", "variance"}
@@ -452,12 +454,47 @@ def test_from_a_folder_to_a_package(hospital, tiny_model, tmp_path):
     # A finished model stays as it is; adapted once more, it has a longer lineage.
     with pytest.raises(UsageError, match="finished model"):
         adapt_from_folder(hospital, out, model=tiny_model, few=True, config=ONE, device="cpu")
+    # Whom the source learnt from must not be judged by what was adapted from it either.
+    known = {"people": ["sub-known"], "validation_people": ["sub-held"]}
+    update_card(out, training=card["training"] | known, discriminator_training={"people": ["sub-shown"]})
     images = [hospital / f"p{n}.nii.gz" for n in (1, 2)]
     again = adapt_from_folder(
         images, tmp_path / "again", model=out, few=True, config=replace(ONE, epochs=1, au_from=0), device="cpu"
     )
-    lineage = json.loads((again / "model.json").read_text(encoding="utf-8"))["lineage"]
-    assert [entry["name"] for entry in lineage] == ["tiny", "ours"]
+    card = json.loads((again / "model.json").read_text(encoding="utf-8"))
+    assert [entry["name"] for entry in card["lineage"]] == ["tiny", "ours"]
+    assert card["training"]["people_count"] == 2
+    assert {name: card["training"][name] for name in known} == known
+    assert card["discriminator_training"] == {"people": ["sub-shown"]}
+
+
+@pytest.mark.parametrize(("contrast", "phantoms"), [("T2w", 60), ("PDw", 0)])
+def test_phantoms_teach_the_score_of_t2w_models_alone(hospital, tmp_path, monkeypatch, contrast, phantoms):
+    asked = []
+
+    def adapted(source, *_, phantoms, **options):
+        asked.append(phantoms)
+        return source.discriminators
+
+    monkeypatch.setattr(adapt_recipe, "adapt_discriminators", adapted)
+    network = EdgeMAE(Architecture(depth=1, decoder_depth=1)).initialise(torch.Generator().manual_seed(0))
+    discriminators = [Discriminator(DiscriminatorArchitecture(widths=(4, 8)))]
+    save_model(tmp_path / "source", network, {"purpose": {"contrast": contrast}}, "float32", discriminators)
+
+    def run(config):
+        images = [hospital / "p1.nii.gz"]
+        return adapt_from_folder(
+            images, tmp_path / "m", model=tmp_path / "source", few=True, config=config, device="cpu"
+        )
+
+    one = replace(SHORT, epochs=1, au_from=None)
+    if phantoms:
+        with pytest.raises(UsageError, match="judged on"):
+            run(replace(one, seed=100))
+        assert not (tmp_path / "m").exists()
+    card = json.loads((run(one) / "model.json").read_text(encoding="utf-8"))
+    assert asked == [phantoms]
+    assert card["discriminator_adaptation"]["phantoms"] == phantoms
 
 
 def test_a_cord_without_mask_is_found(hospital, tiny_model, tmp_path):

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from U2ADLib.config import MonteCarloConfig, Preprocessing, ScoreConfig
+from U2ADLib.montecarlo import monte_carlo
 from U2ADLib.package import Model, load_model
 from U2ADLib.scoring.discriminator import Discriminator, DiscriminatorArchitecture
+from U2ADLib.training import adapt_discriminator as module
 from U2ADLib.training.adapt_discriminator import adapt_discriminators, may_be_lesions
 from U2ADLib.training.data import SliceSet
 from U2ADLib.training.discriminator import DiscriminatorConfig
@@ -21,6 +23,14 @@ class BrightIsSuspicious(Discriminator):
 
     def forward(self, x):
         return torch.where(x[:, 0] > 0.2, 5.0, -5.0)
+
+
+class CountsFromTheEnd(Discriminator):
+    """Logit 5 in 10 of 30 rows, −5 elsewhere: how long the strip is decides in which."""
+
+    def forward(self, x):
+        rows = (torch.arange(x.shape[2]) - x.shape[2]) % 30
+        return torch.where(rows < 10, 5.0, -5.0)[:, None].expand(len(x), x.shape[2], x.shape[3])
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +57,25 @@ def test_what_the_discriminators_suspect_is_left_out(model):
     assert marked[1, 100:110, 126:130].all()
     assert not marked[~slices.cords].any()
     assert marked[0][slices.cords[0]].mean() < 0.25  # the top components of AU, with their margin
+
+
+def test_a_few_slices_at_a_time_give_the_same(model, monkeypatch):
+    slices = made_slices()
+    cords = np.concatenate([slices.cords, slices.cords])
+    cords[1, :60], cords[2, 200:] = False, False
+    slices = SliceSet(np.concatenate([slices.images, slices.images]), cords, np.array(list("abcd")), np.zeros(4, bool))
+    own, seen = replace(model, discriminators=(CountsFromTheEnd(TINY),)), []
+
+    def counted(*arguments, **options):
+        seen.append(len(arguments[1]))
+        return monte_carlo(*arguments, **options)
+
+    monkeypatch.setattr(module, "monte_carlo", counted)
+    at_once = may_be_lesions(own, own.network, slices)
+    assert 0.1 < at_once[cords].mean() < 0.9
+    monkeypatch.setattr(module, "AT_A_TIME", 1)
+    np.testing.assert_array_equal(may_be_lesions(own, own.network, slices), at_once)
+    assert seen == [4, 1, 2, 2, 2]
 
 
 def test_they_go_on_from_the_models_own_and_leave_it_as_it_is(model, tmp_path):

@@ -1,6 +1,7 @@
 """Trained packages in the benchmark."""
 
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ import torch
 
 from U2ADLib.config import Architecture
 from U2ADLib.errors import UsageError
+from U2ADLib.evaluation.benchmark import learned
 from U2ADLib.evaluation.benchmark.learned import Discriminated, Rebuilt, standard
 from U2ADLib.evaluation.benchmark.methods import Fold, scores_of
 from U2ADLib.mae import EdgeMAE
-from U2ADLib.package import save_model
+from U2ADLib.package import save_model, update_card
+from U2ADLib.reconstruction import Reconstruction
 from U2ADLib.scoring.discriminator import Discriminator, DiscriminatorArchitecture
 from U2ADLib.scoring.evidence import CERTAIN, discriminator_logits
 
@@ -62,6 +65,34 @@ def test_it_rebuilds_in_the_middle_of_a_standard_slice(packages):
     # |x − μ| is the signed residual times the cord's level, which is about .4 of the range.
     ratio = maps["AnoMap"][cords] / np.abs(maps["signed residual"][cords])
     assert np.median(ratio) == pytest.approx(np.median(standard(images)[cords]), rel=0.1)
+
+
+def test_the_network_sees_columns_from_front_to_back(packages, monkeypatch):
+    given = []
+
+    def untouched(network, images, cords, config):
+        given.append(images[0, images.shape[1] // 2])
+        return Reconstruction(images * 0, images, images * 0, 1, "cpu")
+
+    monkeypatch.setattr(learned, "monte_carlo", untouched)
+    images, cords = np.zeros((1, 144, 96), np.float32), np.zeros((1, 144, 96), bool)
+    cords[:, 20:120, 40:46] = True
+    images[cords], images[:, 20:120, 46:60] = 1, 0.5  # darkness behind the cord, some light in front of it
+    method = Rebuilt(packages)
+    method.fit(Fold("p2", (), Path("unused")))
+    maps = method.maps(images, cords)
+    assert np.flatnonzero(given[0] == 0.5).max() < np.flatnonzero(given[0] == 1).min()
+    np.testing.assert_array_equal(maps["AnoMap"], images)
+    np.testing.assert_array_equal(maps["signed residual"] > 0, cords)
+
+
+@pytest.mark.parametrize("method", [Discriminated, Rebuilt])
+@pytest.mark.parametrize("training", [{}, {"people": 3}])
+def test_a_package_that_does_not_say_whom_it_learnt_from_is_not_tested(packages, tmp_path, method, training):
+    copytree(packages.format(person="p3"), tmp_path / "p3")
+    update_card(tmp_path / "p3", training=training, discriminator_training=training)
+    with pytest.raises(UsageError, match="does not say whom"):
+        method(str(tmp_path / "{person}")).fit(Fold("p3", (), Path("unused")))
 
 
 @pytest.mark.parametrize(("method", "person"), [(Discriminated, "p2"), (Rebuilt, "p1")])

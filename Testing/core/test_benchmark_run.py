@@ -1,6 +1,7 @@
 """The benchmark from a folder to tables and pages, on simulated people."""
 
 import csv
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -157,6 +158,27 @@ def test_from_a_folder_to_tables_and_pages(folder, tmp_path, quick, capsys):
         run.main([*command[:-4], "--pages", "unknown"])
 
 
+def test_clean_slices_without_a_lesion_count_once(folder, tmp_path, quick):
+    out = tmp_path / "out"
+    command = [str(folder), "--out", str(out), "--conditions", "clean", "clinical", "--people", "sub-p1"]
+    run.main([*command, "--seeds", "2", "--workers", "0", "--resamples", "0"])
+    slices = len(cases.load_person(folder, "sub-p1").slices)
+    alarms = {row["what"]: row for row in rows_of(out / "false_alarms.csv") if row["score"] == "gain, 1 px"}
+    assert [int(alarms["clean"][unit]) for unit in ("slices", "volumes")] == [slices, 1]
+    assert [int(alarms["clinical"][unit]) for unit in ("slices", "volumes")] == [2 * 4 * slices, 2 * 4]
+
+
+def test_people_of_one_number_are_told_apart(folder, tmp_path):
+    for place in (folder / "sub-p1").rglob("*.nii.gz"):
+        for name in ("sub-amu01", "sub-bar1", "sub-bar12"):
+            copy = tmp_path / name / "anat" / place.name.replace("sub-p1", name)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.symlink_to(place)
+    numbers = [cases.load_person(tmp_path, name).number for name in ("sub-amu01", "sub-bar1", "sub-bar12")]
+    assert numbers == [crc32(b"sub-amu01"), crc32(b"sub-bar1"), 12]
+    assert cases.load_person(folder, "sub-p1").number == 1
+
+
 def test_found_masks_are_kept_and_people_without_a_mask_stand_apart(folder, tmp_path, quick, monkeypatch, capsys):
     calls = []
 
@@ -209,6 +231,18 @@ def test_plan_learns_thresholds_on_others_and_tests_the_person_left_out(folder):
     assert not any(condition == "negatives" for *_, condition in others)
     assert {person for fold, person, _ in others if fold == "sub-p3"} == {"sub-p1", "sub-p2"}
     assert {job.fold for job in jobs if job.condition == "phantom"} == {"sub-p1"}
+
+
+def test_a_setting_is_chosen_among_all_of_a_map():
+    """The maximum is better on the people learnt from, and so is the expected error."""
+    names = [f"X{expected}, 1 px{across}" for expected in ("", " + expected error") for across in ("", ", max")]
+    results, block = tables.Results.__new__(tables.Results), ("clinical", tables.MANUAL)
+    results.test = {block: {name: {"p": np.full((4, 12, 1), float(k))} for k, name in enumerate(names)}}
+    results.training = {"clinical": {name: {"p": np.full((4, 12), float(k))} for k, name in enumerate(names)}}
+    results.rules = []
+    results._add_chosen(block)
+    assert set(results.test[block]) - set(names) == {"X, setting chosen on others"}
+    assert (results.test[block]["X, setting chosen on others"]["p"] == 3).all()
 
 
 def test_group_means_skip_what_is_missing():

@@ -1,11 +1,13 @@
 """Corruptions and the training of the discriminator."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from U2ADLib.errors import Cancelled
+from U2ADLib.errors import Cancelled, ModelError
 from U2ADLib.package import load_model
 from U2ADLib.scoring.discriminator import Discriminator, DiscriminatorArchitecture
 from U2ADLib.simulation.corrupt import corrupt
@@ -151,6 +153,13 @@ def test_a_killed_training_ends_in_the_same_weights(tmp_path):
     assert said == ["Resuming after round 1 of 2."]
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=0, msg=name)
+
+
+def test_corrected_cords_are_other_data(tmp_path):
+    data, short = healthy(), replace(SHORT, rounds=1, steps=1)
+    train_discriminator(data, tmp_path, TINY, short)
+    with pytest.raises(ModelError, match="other data or settings"):
+        train_discriminator(replace(data, cords=data.cords & (np.arange(256) < 130)), tmp_path, TINY, short)
 
 
 def test_it_can_look_at_reconstructions(tmp_path):

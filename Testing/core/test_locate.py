@@ -7,6 +7,7 @@ import pytest
 
 from U2ADLib.cli import main
 from U2ADLib.errors import InputError, ModelError, UsageError
+from U2ADLib.evaluation import regions
 from U2ADLib.evaluation.regions import Truth, compare, people_truths, surface_distance
 from U2ADLib.io import read_volume, write_volume
 from U2ADLib.package import RegionModel, load_model, load_region_model
@@ -190,6 +191,38 @@ def test_figures_of_regions(phantom):
     assert row == pytest.approx({"dice": 1, "surface_mm": 0, "named": 1, "tip_mm": 2, "doubts": 1})
     off = {n + 1: tip for n, tip in tips.items() if n < 8}
     assert compare(Located(truth.cord, Discs(off, "found"), {}, (), (), {}), truth)["named"] == 0
+
+
+def test_people_the_region_model_learnt_from_do_not_count(phantom, monkeypatch, capsys):
+    tips = read_discs(phantom.discs, cord=phantom.cord).points
+    cord = phantom.cord.array > 0
+    cords = {"a": cord, "b": cord, "c": None}
+    known, masked, unmasked = (Truth(name, phantom.volume, one, tips) for name, one in cords.items())
+    model, written = RegionModel("knowing", None, {"training": {"people": ["a"]}}, "0" * 64), {}
+    monkeypatch.setattr(regions, "load_region_model", lambda name: model)
+    monkeypatch.setattr(regions, "find_model", lambda *_: None)
+    monkeypatch.setattr(regions, "read_card", lambda folder: {"metrics": {"before": 1}})
+    monkeypatch.setattr(regions, "update_card", lambda folder, metrics: written.update(metrics))
+    monkeypatch.setattr(regions, "locate", lambda *_, **__: Located(cord, Discs(tips, "found"), {}, (), (), {}))
+
+    def figures(*truths):
+        written.clear()
+        monkeypatch.setattr(regions, "people_truths", lambda *_: truths)
+        regions.main(["folder", "--into-card"])
+        json.dumps(written, allow_nan=False)
+        return written.pop("all people", None), capsys.readouterr().out
+
+    row, said = figures(known, masked, unmasked)
+    assert "| a (trained on) |" in said
+    assert "1 left out of the summary" in said
+    assert row["cases"] == 2
+    assert row["mean Dice"] == row["all levels right and Dice over 0.9"] == row["all levels named right"] == 1
+    row, _ = figures(unmasked)
+    assert [row[name] for name in ("mean Dice", "all levels right and Dice over 0.9")] == [None, None]
+    assert row["all levels named right"] == 1
+    row, said = figures(known)
+    assert row is None
+    assert written == {"before": 1}
 
 
 def test_surface_distance_of_two_boxes():

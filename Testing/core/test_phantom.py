@@ -197,10 +197,30 @@ def test_varied_necks_have_their_labels_in_view(seed):
     cord, lesions = phantom.cord.array > 0, phantom.lesions.array > 0
     assert cord.any()
     assert (lesions <= cord).all()
+    assert np.unique(phantom.lesions.array).tolist() == list(range({0: 3, 1: 2, 2: 3}.get(seed, 1)))
     # Every labelled tip lies in front of the cord, within the canal's width of it.
     voxels = phantom.cord.to_ras(np.argwhere(cord))
     for tip in phantom.description["disc_tips_ras_mm"].values():
         assert np.linalg.norm(voxels - tip, axis=1).min() < 12
+
+
+@pytest.mark.parametrize("kind", ["clinical", "space", "varied"])
+def test_lesions_of_choice_take_the_place_of_those_drawn(kind):
+    drawn = [random_config(kind, np.random.default_rng(seed)) for seed in range(4)]
+    assert [phantom_config(kind, seed) for seed in range(4)] == drawn
+    assert any(config.lesions for config in drawn) == (kind == "varied")
+    assert phantom_config(kind, 0, [LESION]) == replace(drawn[0], lesions=(LESION,))
+
+
+def test_a_lesion_smaller_than_a_voxel_is_labelled_where_most_of_it_is():
+    tiny = Lesion("C4-5", contrast=0.5, ap_mm=1.5, length_mm=2.0, rl_mm=1.5)
+    thick = PhantomConfig(spacing_mm=(4, 1, 1), thickness_mm=4.0, shape=(5, 180, 120))
+    with_lesion, without = (simulate_phantom(replace(thick, lesions=made), 1) for made in ((tiny,), ()))
+    (voxel,) = np.argwhere(with_lesion.lesions.array)
+    added = with_lesion.volume.array - without.volume.array.astype(int)
+    brightest = np.argwhere(added == added.max())[0]
+    assert np.abs(voxel - brightest).max() <= 1
+    assert with_lesion.cord.array[tuple(voxel)]
 
 
 def test_fused_vertebrae_have_marrow_where_the_disc_was():

@@ -20,7 +20,7 @@ from U2ADLib.simulation.degrade import (
     Noise,
     draw_degradation,
 )
-from U2ADLib.simulation.plant import CONTRASTS, LESION_KINDS, plant_in_volume, plant_lesion
+from U2ADLib.simulation.plant import CONTRASTS, LESION_KINDS, _LocalLine, plant_in_volume, plant_lesion
 from U2ADLib.volume import Volume
 
 CSF = 3.0  # relative to the cord
@@ -133,6 +133,10 @@ def test_what_cannot_be_planted():
         plant_lesion(image, cord & (np.abs(along) < 7), "h50", np.random.default_rng(0))
     with pytest.raises(InputError, match="T2-weighted"):
         plant_lesion(1 / image, cord, "A1", np.random.default_rng(0))
+    for kind in LESION_KINDS:
+        for dark in (1 / image, np.where(cord, image, 0)):
+            with pytest.raises(InputError, match="nothing brighter than the cord"):
+                plant_lesion(dark, cord, kind, np.random.default_rng(0))
 
 
 # Volumes
@@ -218,6 +222,15 @@ def test_a_lesion_thinner_than_a_slice_is_fainter():
     _, _, planted, mask = planted_in("sagittal PIL", centre=at, rl_mm=1.5, ap_mm=4)
     assert mask.any()
     assert 0.2 * 400 * 0.4 < planted.array[mask].max() - 200 < 0.5 * 400 * 0.75
+
+
+def test_axes_of_a_cord():
+    """RAS, of a cord that runs to the feet and a little to the front."""
+    way = np.array([0, 0.2, -1]) / np.sqrt(1.04)
+    line = _LocalLine(np.linspace(-20, 20, 41)[:, None] * way)
+    forwards, right = line.axes(np.zeros(1))
+    np.testing.assert_allclose(forwards[0], [0, -way[2], way[1]], atol=1e-9)
+    np.testing.assert_allclose(right[0], [1, 0, 0], atol=1e-9)
 
 
 def test_places_without_cord_are_refused():

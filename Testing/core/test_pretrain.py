@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -126,6 +127,9 @@ def test_state_of_another_training_or_a_damaged_one_is_refused(tmp_path):
     pretrain(data, None, tmp_path, TINY, SHORT)
     with pytest.raises(ModelError, match="other data or settings"):
         pretrain(slice_set("c", 4, seed=5), None, tmp_path, TINY, SHORT)
+    corrected = replace(data, cords=data.cords & (np.arange(256) < 125))
+    with pytest.raises(ModelError, match="other data or settings"):
+        pretrain(corrected, None, tmp_path, TINY, SHORT)
     record = json.loads((tmp_path / "state.json").read_text())
     with open(tmp_path / record["tensors"], "ab") as stream:
         stream.write(b"x")

@@ -1,6 +1,7 @@
 """From a folder to a model package: who trains, who validates, what the card says."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from U2ADLib.errors import InputError, UsageError
 from U2ADLib.io import write_volume
 from U2ADLib.package import load_model
 from U2ADLib.simulation.phantom import PhantomConfig, simulate_phantom
-from U2ADLib.training.phantoms import TRAINING_SEEDS, phantom_slices
+from U2ADLib.training.phantoms import TRAINING_SEEDS, phantom_seeds, phantom_slices
 from U2ADLib.training.pretrain import PretrainConfig
 from U2ADLib.training.recipe import SCORE, pretrain_from_folder
 
@@ -35,7 +36,7 @@ def people(tmp_path_factory):
 
 def train(data, out, **options):
     folder = pretrain_from_folder(
-        data, out, architecture=TINY, config=ONE_EPOCH, device="cpu", **{"threshold_phantoms": 0} | options
+        data, out, **{"architecture": TINY, "config": ONE_EPOCH, "device": "cpu", "threshold_phantoms": 0} | options
     )
     return json.loads((folder / "model.json").read_text())
 
@@ -48,6 +49,14 @@ def test_nobody_trains_and_validates(people, tmp_path):
     assert set(card["metrics"]["held_out"]) == {f"held_out_{name}" for name in ("mse", "psnr", "ssim", "variance")}
     assert card["scores"]["paper"]["erosion_px"] == SCORE.erosion_px
     assert load_model(tmp_path / "model").scores == {"paper": SCORE}
+
+
+def test_who_validates_is_drawn_from_the_people_named(people, tmp_path):
+    named = ["sub-a", "sub-b", "sub-c"]
+    card = train(people, tmp_path / "model", people=named)
+    trained, held = card["training"]["people"], card["training"]["validation_people"]
+    assert len(held) == 1
+    assert sorted(trained + held) == named
 
 
 def test_people_are_chosen_by_name(people, tmp_path):
@@ -82,6 +91,18 @@ def test_phantoms_are_kept_and_have_seeds_of_their_own(people, tmp_path):
     assert told == []
     assert set(again.people) == {f"phantom-{TRAINING_SEEDS}", f"phantom-{TRAINING_SEEDS + 1}"}
     assert again.phantom.all()
+
+
+def test_phantoms_that_models_are_judged_on_are_refused(people, tmp_path):
+    assert phantom_seeds(3, 2) == range(1_020_000, 1_020_003)
+    assert phantom_seeds(10_000, 99).stop == 2_000_000
+    for count, seed in ((1, 100), (10_001, 99), (1, 200), (1, -1)):
+        with pytest.raises(UsageError, match="a seed from 0 to 99"):
+            phantom_seeds(count, seed)
+    with pytest.raises(UsageError, match="judged on"):
+        train(people, tmp_path / "model", phantoms=2, config=replace(ONE_EPOCH, seed=100))
+    assert not (tmp_path / "model").exists()
+    assert not phantom_seeds(0, 100)
 
 
 def test_the_command(people, tmp_path, capsys):

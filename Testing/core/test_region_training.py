@@ -1,12 +1,13 @@
 """What the region model learns from: targets lie on the anatomy however it is moved, and a run can be resumed."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from U2ADLib.errors import InputError, ModelError
+from U2ADLib.errors import InputError, ModelError, UsageError
 from U2ADLib.io import write_volume
 from U2ADLib.package import load_region_model
 from U2ADLib.roi.labels import read_discs
@@ -191,6 +192,22 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
         assert torch.equal(value, resumed.state_dict()[name]), name
     with pytest.raises(ModelError, match="other data or settings"):
         train_region(one_slice(), None, tmp_path / "b", TINY, SHORT)
+
+
+def test_corrected_labels_are_other_data(tmp_path):
+    data = one_slice()
+    train_region(data, None, tmp_path, TINY, SHORT)
+    for name in ("cords", "canals", "tips"):
+        changed = getattr(data, name).copy()
+        changed[0, 0] = 1
+        with pytest.raises(ModelError, match="other data or settings"):
+            train_region(replace(data, **{name: changed}), None, tmp_path, TINY, SHORT)
+
+
+def test_phantoms_that_are_only_watched_are_refused(tmp_path):
+    for count, seed in ((3, 10), (3, 30), (100_001, 9), (3, -1)):
+        with pytest.raises(UsageError, match="a seed from 0 to 9 "):
+            train_region_from_folder(tmp_path, tmp_path / "m", phantoms=count, config=replace(SHORT, seed=seed))
 
 
 def test_from_a_folder(phantom, tmp_path):

@@ -2,6 +2,7 @@
 
 `python -m U2ADLib.evaluation.regions [FOLDER] [--people P …] [--phantoms N]` prints a line a case and a summary. The
 cord is compared between C2/3 and C7/T1 (the horizontal planes through the discs' tips). `--pictures DIR` draws all.
+Whoever the model learnt from is marked "(trained on)" and does not count in the summary.
 """
 
 import argparse
@@ -99,6 +100,7 @@ def main(arguments=None) -> None:
     parser.add_argument("--into-card", action="store_true", help="write the figures into the model's card")
     options = parser.parse_args(arguments)
     model = load_region_model(options.model)
+    learnt_from = model.card.get("training", {}).get("people", ())
     groups, figures = [], {}
     if options.folder:
         names = ", ".join(options.people) or "all people"
@@ -107,20 +109,24 @@ def main(arguments=None) -> None:
         groups.append((f"{options.kind} phantoms", phantom_truths(options.phantoms, options.kind)))
     print("| case | Dice | surface mm | named right | tip mm | doubts | s |\n|---|---|---|---|---|---|---|")
     for name, truths in groups:
-        rows = []
+        rows, known = [], 0
         for truth in truths:
-            started = perf_counter()
+            is_known, started = truth.name in learnt_from, perf_counter()
+            known += is_known
+            label = f"{truth.name} (trained on)" if is_known else truth.name
             try:
                 found = locate(truth.volume, model=model, device="cpu")
                 row = compare(found, truth)
             except InputError as error:
-                print(f"| {truth.name} | refused: {error} | | | | | |", flush=True)
-                rows.append({"dice": 0.0, "surface_mm": np.inf, "named": 0.0, "tip_mm": np.nan, "doubts": 1})
+                print(f"| {label} | refused: {error} | | | | | |", flush=True)
+                if not is_known:
+                    rows.append({"dice": 0.0, "surface_mm": np.inf, "named": 0.0, "tip_mm": np.nan, "doubts": 1})
                 continue
             seconds = perf_counter() - started
-            rows.append(row)
+            if not is_known:
+                rows.append(row)
             print(
-                f"| {truth.name} | {row['dice']:.3f} | {row['surface_mm']:.2f} | {row['named']:.2f} | "
+                f"| {label} | {row['dice']:.3f} | {row['surface_mm']:.2f} | {row['named']:.2f} | "
                 f"{row['tip_mm']:.2f} | {row['doubts']} | {seconds:.1f} |",
                 flush=True,
             )
@@ -129,25 +135,33 @@ def main(arguments=None) -> None:
         if rows:
             figures[name] = summary = _summary(rows)
             print(f"| **{name}** | " + " | ".join(f"{key}: {value}" for key, value in summary.items()) + " |")
+        if known:
+            print(f"| {name}: {known} left out of the summary, the model learnt from them | | | | | | |")
     if options.into_card:
         folder = find_model(options.model, "region")
         update_card(folder, metrics=read_card(folder).get("metrics", {}) | figures)
 
 
 def _summary(rows):
-    """JSON-able figures of a group."""
+    """JSON-able figures of a group; None where nothing is known. A case without a mask is neither good nor an other."""
     column = {key: np.array([row[key] for row in rows]) for key in rows[0]}
-    good = (column["named"] == 1) & ~(column["dice"] <= 0.9)
-    summary = {
+    masked = np.isfinite(column["dice"])
+    good = (column["named"] == 1) & (column["dice"] > 0.9)
+
+    def figure(mean, values):
+        values = values[~np.isnan(values)]
+        value = float(mean(values)) if len(values) else np.nan
+        return round(value, 3) if np.isfinite(value) else None
+
+    return {
         "cases": len(rows),
-        "mean Dice": np.nanmean(column["dice"]),
-        "median surface distance, mm": np.nanmedian(column["surface_mm"]),
-        "all levels named right": np.mean(column["named"] == 1),
-        "median distance of tips, mm": np.nanmedian(column["tip_mm"]),
-        "all levels right and Dice over 0.9": np.mean(good),
-        "of the others doubted": np.mean(column["doubts"][~good] > 0) if (~good).any() else None,
+        "mean Dice": figure(np.mean, column["dice"]),
+        "median surface distance, mm": figure(np.median, column["surface_mm"]),
+        "all levels named right": figure(np.mean, column["named"] == 1),
+        "median distance of tips, mm": figure(np.median, column["tip_mm"]),
+        "all levels right and Dice over 0.9": figure(np.mean, good[masked]),
+        "of the others doubted": figure(np.mean, column["doubts"][masked & ~good] > 0),
     }
-    return {key: value if value is None else round(float(value), 3) for key, value in summary.items()}
 
 
 def _draw(path, volume, found):

@@ -138,10 +138,11 @@ class Phantom:
 
 
 def random_config(kind: str, rng: np.random.Generator) -> PhantomConfig:
-    """A random neck without lesions, and a random scan of it.
+    """A random neck, without lesions unless it is "varied", and a random scan of it.
 
     :param kind: "space" (3D, 1 mm isotropic, CSF 3.7–5.4 × cord), "clinical" (2D TSE, slices 3.3–5 mm apart), or
-        "varied": pixels of 1 mm, and far more anatomy and contrast than any scanner shows, to learn regions from.
+        "varied": pixels of 1 mm, and far more anatomy and contrast than any scanner shows, to learn regions from, with
+        up to two lesions.
     """
     if kind not in ("space", "clinical", "varied"):
         raise UsageError(f"A phantom is of kind 'space', 'clinical' or 'varied', not {kind!r}.")
@@ -257,9 +258,10 @@ def random_config(kind: str, rng: np.random.Generator) -> PhantomConfig:
 
 
 def phantom_config(kind: str, seed: int, lesions: Sequence[Lesion] = (), bulges: Sequence[Bulge] = ()) -> PhantomConfig:
-    """The average neck (kind "average") or a random one (`random_config`), with lesions and bulging discs of choice."""
+    """The average neck (kind "average") or a random one (`random_config`); lesions and bulging discs of choice take the
+    place of its own."""
     config = PhantomConfig() if kind == "average" else random_config(kind, np.random.default_rng(seed))
-    return replace(config, lesions=tuple(lesions), bulges=tuple(bulges) or config.bulges)
+    return replace(config, lesions=tuple(lesions) or config.lesions, bulges=tuple(bulges) or config.bulges)
 
 
 def simulate_phantom(config: PhantomConfig, seed: int) -> Phantom:
@@ -483,11 +485,15 @@ class _Anatomy:
         self._average(image, np.flatnonzero((d > -62) & (d < 36)), fewer, self._paint_spine)
         self._average(image, np.flatnonzero(s < -30), np.zeros(1), self._paint_head)
         canal = np.flatnonzero((np.abs(d) < 14) & (s > -60))
-        parts = self._average(image, canal, offsets, self._paint_canal, 2 + len(config.lesions)) >= 0.5
+        cord, sac, *lesions = self._average(image, canal, offsets, self._paint_canal, 2 + len(config.lesions))
+        cord, sac = cord >= 0.5, sac >= 0.5
         masks = np.zeros((3, *image.shape), np.uint8)
-        masks[0][:, canal] = parts[0]
-        masks[1][:, canal] = parts[1] & ~parts[0]
-        for number, lesion in enumerate(parts[2:], 1):
+        masks[0][:, canal] = cord
+        masks[1][:, canal] = sac & ~cord
+        for number, share in enumerate(lesions, 1):
+            share = np.where(cord, share, 0)
+            # Smaller than half a voxel: the voxels that hold most of it, as in `plant.plant_in_volume`.
+            lesion = (share > 0) & (share >= min(0.5, share.max(initial=0)))
             masks[2][:, canal] = np.where(lesion, number, masks[2][:, canal])
         return image.reshape(config.shape), *masks.reshape(3, *config.shape)
 

@@ -41,6 +41,7 @@ EDGE_SIGMA_PX = 0.6  # softness of a lesion's border in a slice
 RING_PX = 3  # the CSF is looked for so far around the cord …
 CSF_PERCENTILE = 85  # … and is its bright part
 LEVEL_SIGMA_MM = 10.0  # the local cord is averaged over this stretch
+NO_FLUID = "There is nothing brighter than the cord around it: is this a T2-weighted image?"
 
 # In a volume
 EDGE_MM = 1.2  # width of the lesion's border
@@ -125,7 +126,8 @@ def plant_lesion(image: np.ndarray, cord: np.ndarray, kind: str, rng: np.random.
     | border | width 0.3–0.5 × cord, length 5–14 mm, touching the cord's border | 50 % |
 
     :param image: (H, W), 1 mm, any unit in which 0 is no signal. :param cord: (H, W) bool.
-    :raises UsageError: unknown kind. :raises InputError: there is no room for it in this cord.
+    :raises UsageError: unknown kind. :raises InputError: there is no room for it in this cord, or no fluid around it
+        that is brighter.
     """  # noqa: E501
     if kind not in CONTRASTS:
         raise UsageError(f"{kind!r} is not a kind of lesion. The kinds are {', '.join(LESION_KINDS)}.")
@@ -149,6 +151,8 @@ def plant_lesion(image: np.ndarray, cord: np.ndarray, kind: str, rng: np.random.
         planted[mask] = np.maximum(rng.normal(mean, np.sqrt(variance), mask.sum()), 0)
         description |= {"mean": mean, "variance": variance}
     else:
+        if place.csf_ratio <= 1:
+            raise InputError(NO_FLUID)
         profile = gaussian_filter(mask.astype(float), EDGE_SIGMA_PX)
         if kind.startswith("small"):
             profile /= profile.max()
@@ -208,8 +212,8 @@ def _draw_signal(place, rng):
     around = binary_dilation(place.cord, iterations=3) & ~binary_dilation(place.cord)
     fluid, cord = place.image[around], place.image[place.cord]
     bright = fluid[fluid > (cord.mean() + np.percentile(fluid, CSF_PERCENTILE)) / 2]
-    if bright.mean() <= cord.mean():
-        raise InputError("There is nothing brighter than the cord around it: is this a T2-weighted image?")
+    if not len(bright) or bright.mean() <= cord.mean():
+        raise InputError(NO_FLUID)
     mean = cord.mean() + rng.uniform() * (bright.mean() - cord.mean())
     variance = cord.var() + rng.uniform() * (bright.var() - cord.var())
     return float(mean), float(variance)
@@ -354,7 +358,7 @@ class _LocalLine:
         tangent = tangent / np.linalg.norm(tangent, axis=1, keepdims=True)
         right = np.array([1.0, 0, 0]) - tangent[:, :1] * tangent
         right = right / np.linalg.norm(right, axis=1, keepdims=True)
-        return np.cross(tangent, right), right
+        return np.cross(right, tangent), right
 
 
 def _levels(volume, cord, foot):
@@ -369,5 +373,5 @@ def _levels(volume, cord, foot):
     ring = part[(away > 0) & (away <= RING_PX)]
     level, csf = float(np.median(volume.array[tuple(near.T)])), float(np.percentile(ring, CSF_PERCENTILE))
     if csf <= level:
-        raise InputError("There is nothing brighter than the cord around it: is this a T2-weighted image?")
+        raise InputError(NO_FLUID)
     return level, csf

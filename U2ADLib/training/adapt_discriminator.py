@@ -22,10 +22,11 @@ from ..scoring.evidence import discriminator_logits, probability
 from .data import SliceSet, concatenate
 from .discriminator import DiscriminatorConfig, train_discriminator
 from .guidance import anomalous
-from .phantoms import phantom_slices
+from .phantoms import phantom_slices, refuse_phantoms
 
 STAGE = "Adapting, score"
 PARTS = 1000
+AT_A_TIME = 64  # slices: all maps of one take some megabytes
 SUSPICIOUS = 0.3  # probability from which a pixel may be a lesion
 MARGIN_PX = 1  # around them
 # The discriminators know most of it already.
@@ -49,7 +50,10 @@ def adapt_discriminators(
 
     :param network: the adapted EdgeMAE: its AU says what is left out.
     :param folder: gets the training state of each; a run that was stopped goes on from there.
+    :param phantoms: simulated T2-weighted necks to learn from besides.
+    :raises UsageError: phantoms are wanted for another contrast, or their seeds are kept for judging.
     """
+    refuse_phantoms(model.purpose, phantoms)
     count = len(model.discriminators)
     unknown = may_be_lesions(model, network, slices, device=device, progress=_within(progress, 0, count))
     share = unknown[slices.cords].mean()
@@ -91,11 +95,19 @@ def may_be_lesions(
     model: Model, network, slices: SliceSet, *, device="cpu", progress: Progress = no_progress
 ) -> np.ndarray:
     """(N, H, W) bool: top components of AU, and what the discriminators suspect, with a margin, inside the cord."""
-    images = slices.images.astype(np.float32)
-    rebuilt = monte_carlo(network, images, slices.cords, MonteCarloConfig(), device=device, progress=progress)
-    logits = discriminator_logits(model.discriminators, images, slices.cords, rebuilt, device)
     marked = np.zeros(slices.cords.shape, bool)
-    for k, cord in enumerate(slices.cords):
-        suspicious = probability(logits[k], cord) > SUSPICIOUS
-        marked[k] = cord & binary_dilation(suspicious | anomalous(rebuilt.aleatoric[k], cord), iterations=MARGIN_PX)
+    # The longest cord comes with every part: discriminators see all slices in strips as long as its own, as at once.
+    longest = int(np.argmax([np.ptp(np.flatnonzero(cord.any(1))) for cord in slices.cords]))
+    for start in range(0, len(slices), AT_A_TIME):
+        part = range(start, min(start + AT_A_TIME, len(slices)))
+        numbers = [*part, *({longest} - set(part))]
+        images, cords = slices.images[numbers].astype(np.float32), slices.cords[numbers]
+        rebuilt = monte_carlo(
+            network, images, cords, MonteCarloConfig(), numbers=numbers, device=device, progress=progress
+        )
+        logits = discriminator_logits(model.discriminators, images, cords, rebuilt, device)
+        for i, k in enumerate(part):
+            suspicious = probability(logits[i], cords[i]) > SUSPICIOUS
+            left_out = suspicious | anomalous(rebuilt.aleatoric[i], cords[i])
+            marked[k] = cords[i] & binary_dilation(left_out, iterations=MARGIN_PX)
     return marked

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..config import Purpose
 from ..dataset import Case, find_cases, labels_beside, stem
 from ..device import choose_device, describe
 from ..errors import InputError, U2ADError, UsageError
@@ -24,6 +25,7 @@ from ..roi.source import prepare
 from .adapt import QUALITY, AdaptConfig, adapt
 from .adapt_discriminator import ADAPT_DISCRIMINATOR, PHANTOMS, adapt_discriminators
 from .data import SliceSet, concatenate
+from .phantoms import phantom_seeds
 from .team import joined
 
 FEWEST_SLICES, FEWEST_PEOPLE = 20, 3
@@ -69,7 +71,7 @@ def adapt_from_folder(
     :param discriminator_steps: of the default score's adaptation, see `adapt_discriminator`; 0 keeps the source's.
     :param few: go on with fewer than `min_slices` slices, or than 3 people.
     :raises InputError: nothing or too little to learn from. Single images that cannot be used are left out.
-    :raises UsageError: `out` is a finished model.
+    :raises UsageError: `out` is a finished model, or simulated necks of this seed are kept for judging.
     """
     config, out = config or AdaptConfig(), Path(out)
     if (out / CARD).exists():
@@ -77,6 +79,9 @@ def adapt_from_folder(
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out.name} is a file: choose a folder for the model.")
     source = load_model(model)
+    adapts_score = bool(source.discriminators and discriminator_steps)
+    phantoms = PHANTOMS if adapts_score and source.purpose == Purpose() else 0  # there are none of other contrasts
+    phantom_seeds(phantoms, config.seed)
     cases = _chosen(_cases([data] if isinstance(data, str | Path) else data, source.purpose.contrast), people)
     found: list[_Scans] = []
     with joined(choose_device(device)) as team:
@@ -99,13 +104,13 @@ def adapt_from_folder(
         if team.first:
             card = _card(source, found[0], slices, config, curves, team)
             discriminators = source.discriminators
-            if discriminators and discriminator_steps:
+            if adapts_score:
                 settings = replace(ADAPT_DISCRIMINATOR, steps=discriminator_steps, seed=config.seed)
                 discriminators = adapt_discriminators(
-                    source, network, slices, out / "training", config=settings, device=team.device, progress=progress,
-                    say=say,
+                    source, network, slices, out / "training", phantoms=phantoms, config=settings, device=team.device,
+                    progress=progress, say=say,
                 )  # fmt: skip
-                card["discriminator_adaptation"] = {"recipe": asdict(settings), "phantoms": PHANTOMS}
+                card["discriminator_adaptation"] = {"recipe": asdict(settings), "phantoms": phantoms}
             save_model(out, network, card, discriminators=discriminators)
             before, after = (card["metrics"]["adapted_slices"][when] for when in ("before", "after"))
             say(
@@ -229,14 +234,17 @@ def _write_lists(folder: Path, scans: _Scans) -> None:
 
 
 def _card(source: Model, scans: _Scans, slices: SliceSet, config: AdaptConfig, curves, team) -> dict:
-    """Counts and figures; nobody's name and no file's."""
+    """Counts and figures, no name of those adapted to and no file's. Whom the source learnt from is carried on: on them
+    the model must not be judged."""
+    learnt = source.card.get("training", {})
+    known = {name: learnt[name] for name in ("people", "validation_people") if isinstance(learnt.get(name), list)}
     origins = [row["cord"] for row in scans.used]
-    lineage = {"name": source.name, "sha256": source.sha256, "method": source.card.get("training", {}).get("method")}
+    lineage = {"name": source.name, "sha256": source.sha256, "method": learnt.get("method")}
 
     def quality(line):
         return {name: line[f"adapted_{name}"] for name in QUALITY}
 
-    return {
+    card = {
         "licence": source.card.get("licence"),
         "purpose": asdict(source.purpose),
         "preprocessing": asdict(source.preprocessing),
@@ -247,7 +255,8 @@ def _card(source: Model, scans: _Scans, slices: SliceSet, config: AdaptConfig, c
             "source": {"name": source.name, "sha256": source.sha256},
             "images": len(scans.used),
             "left_out": len(scans.left_out),
-            "people": len(set(slices.people)),
+            "people_count": len(set(slices.people)),
+            **known,
             "slices": len(slices),
             "cords": {"given": origins.count("given"), "found": origins.count("found")},
             "recipe": asdict(config) | {"betas": list(config.betas), "watch_epochs": list(config.watch_epochs)},
@@ -258,3 +267,6 @@ def _card(source: Model, scans: _Scans, slices: SliceSet, config: AdaptConfig, c
         "metrics": {"adapted_slices": {"before": quality(curves[0]), "after": quality(curves[-1])}},
         "thresholds": [],
     }
+    if "discriminator_training" in source.card:
+        card["discriminator_training"] = source.card["discriminator_training"]
+    return card

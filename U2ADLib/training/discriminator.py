@@ -88,7 +88,7 @@ def train_discriminator(
     recipe = {
         "architecture": {name: list(values) for name, values in asdict(architecture).items()},
         "config": asdict(config),
-        "data": fingerprint(train),
+        "data": fingerprint(train, cords=True),
         "unknown": None if unknown is None else sha256(np.packbits(unknown).tobytes()).hexdigest(),
         "start": None if start is None else _checksum(start),
     }

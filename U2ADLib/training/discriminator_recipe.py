@@ -12,7 +12,7 @@ from ..progress import Progress, no_progress
 from ..scoring.discriminator import DiscriminatorArchitecture
 from .data import concatenate, slices_of_cases, thick_and_thin, usable_cases
 from .discriminator import DiscriminatorConfig, train_discriminator
-from .phantoms import TRAINING_SEEDS, phantom_slices, refuse_phantoms
+from .phantoms import phantom_seeds, phantom_slices, refuse_phantoms
 
 # Chosen on the person 24, before any other was looked at; the last two on three people left out. See the README.
 DEFAULT_SCORE = ScoreConfig(
@@ -45,12 +45,14 @@ def discriminators_from_folder(
     :param region_model: finds the cord of people without a mask; "none" leaves them alone.
     :param count: trainings with seeds `config.seed`, `config.seed` + 1 …, whose probabilities are averaged.
     :raises InputError: nothing to learn from, or nobody of a name.
+    :raises UsageError: phantoms of another contrast, or whose seeds are kept for judging.
     """
     architecture, config = architecture or DiscriminatorArchitecture(), config or DiscriminatorConfig()
     data, out = Path(data), Path(out)
     target = choose_device(device)
     source = load_model(model)
     refuse_phantoms(source.purpose, phantoms)
+    seeds = phantom_seeds(phantoms, config.seed)
     cases, found, finder = usable_cases(data, source.purpose.contrast, region_model)
     if unknown := set(held_out) - {case.person for case in cases}:
         raise InputError(f"{data} has no image with a cord mask of {', '.join(sorted(unknown))}.")
@@ -87,7 +89,7 @@ def discriminators_from_folder(
             "held_out_people": sorted(held_out),
             "slices": len(learnt),
             "phantoms": phantoms,
-            "phantom_seeds": f"{TRAINING_SEEDS + 10_000 * config.seed} and following" if phantoms else None,
+            "phantom_seeds": f"{seeds.start} and following" if phantoms else None,
             "recipe": asdict(config),
             "last_round": losses,
             "device": describe(target),

@@ -69,7 +69,7 @@ def pretrain(
     recipe = {
         "architecture": asdict(architecture),
         "config": asdict(config) | {"betas": list(config.betas)},
-        "data": fingerprint(train, validation),
+        "data": fingerprint(train, validation, cords=True),
     }
     curves: list[dict] = []
     best: dict[str, torch.Tensor] = {}

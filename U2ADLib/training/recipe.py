@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..package import NO_REGION_MODEL, load_model, save_model, update_card
 from ..progress import Progress, no_progress
 from .data import concatenate, slices_of_cases, usable_cases
-from .phantoms import TRAINING_SEEDS, phantom_slices, refuse_phantoms
+from .phantoms import phantom_seeds, phantom_slices, refuse_phantoms
 from .pretrain import PretrainConfig, pretrain
 from .thresholds import check_phantoms, phantom_thresholds
 
@@ -51,10 +51,12 @@ def pretrain_from_folder(
     :param region_model: finds the cord of people without a mask; "none" leaves them alone.
     :param purpose: contrast and region, by default T2w of the cervical cord. There are no phantoms of other contrasts.
     :raises InputError: nothing to learn from, a person on both sides, or too few phantoms for thresholds.
+    :raises UsageError: phantoms of another contrast, or whose seeds are kept for judging.
     """
     architecture, config = architecture or Architecture(), config or PretrainConfig()
     purpose = purpose or Purpose()
     refuse_phantoms(purpose, phantoms + threshold_phantoms)
+    seeds = phantom_seeds(phantoms, config.seed)
     if threshold_phantoms:
         check_phantoms(threshold_phantoms)
     data, out = Path(data), Path(out)
@@ -62,7 +64,9 @@ def pretrain_from_folder(
     cases, found, finder = usable_cases(data, purpose.contrast, region_model)
     held_out = _held_out_cases(cases, validation, people, config.seed, purpose.contrast)
     held_out_people = {case.person for case in held_out}
-    wanted = set(people) or {case.person for case in cases} - held_out_people
+    wanted = set(people) or {case.person for case in cases}
+    if not (people and validation):  # whoever was drawn, or named for validation alone, does not train
+        wanted -= held_out_people
     if unknown := wanted - {case.person for case in cases}:
         raise InputError(f"{data} has no image with a cord mask of {', '.join(sorted(unknown))}.")
     if both := wanted & held_out_people:
@@ -96,7 +100,7 @@ def pretrain_from_folder(
             "found_cords": [person for person in used if person in found],
             "slices": len(learnt),
             "phantoms": phantoms,
-            "phantom_seeds": f"{TRAINING_SEEDS + 10_000 * config.seed} and following" if phantoms else None,
+            "phantom_seeds": f"{seeds.start} and following" if phantoms else None,
             "recipe": asdict(config) | {"betas": list(config.betas)},
             "epoch": best["epoch"],
             "device": describe(target),

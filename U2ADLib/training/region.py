@@ -62,8 +62,8 @@ def train_region(
     recipe = {
         "architecture": asdict(network.architecture) | {"widths": list(network.architecture.widths)},
         "config": asdict(config),
-        # Not the pixels: those of phantoms differ in the last bit with the number of threads that made them.
         "data": [len(train), sha256("\n".join(train.people).encode()).hexdigest()],
+        "labels": _labels_checksum(train),
     }
     curves, first = [], 0
     if stored := resume(folder, recipe, network, optimiser):
@@ -153,6 +153,13 @@ def validate_region(network: RegionNet, data: RegionSlices, device) -> dict[str,
         "held_out_disc_mm": float(np.median(away)),
         "held_out_discs_named": float(np.mean(named)),
     }
+
+
+def _labels_checksum(data):
+    """Of masks and discs of the real slices. Those of phantoms follow from their names, and their pixels differ in the
+    last bit with the number of threads that made them."""
+    parts = (data.cords, data.canals, data.tips, data.tips_known)
+    return sha256(b"".join(part[~data.phantom].tobytes() for part in parts)).hexdigest()
 
 
 def _learning_rate(config, step):

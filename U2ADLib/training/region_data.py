@@ -25,7 +25,8 @@ from ..volume import Volume
 
 CANVAS = (384, 288)  # rows and columns of every stored slice
 WINDOW = (256, 192)  # rows and columns that are learnt from at a time
-REGION_SEEDS = 4_000_000  # phantom i of training seed s has seed REGION_SEEDS + 100_000 · s + i
+REGION_SEEDS = 4_000_000  # phantom i of training seed s has seed REGION_SEEDS + PER_SEED · s + i
+PER_SEED = 100_000
 HEAT_SIGMA_PX = 2.5
 BAND_MM = 14.0  # levels are learnt so near to the line through the discs' tips
 BEYOND = 1.5  # … and so many levels beyond its ends

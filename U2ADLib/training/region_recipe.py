@@ -7,12 +7,12 @@ from pathlib import Path
 from ..config import Purpose
 from ..dataset import find_cases
 from ..device import choose_device, describe
-from ..errors import InputError
+from ..errors import InputError, UsageError
 from ..package import save_model
 from ..progress import Progress, no_progress
 from ..roi.network import RegionArchitecture
 from .region import RegionTrainConfig, train_region
-from .region_data import REGION_SEEDS, join, region_phantoms, slices_of_cases
+from .region_data import PER_SEED, REGION_SEEDS, join, region_phantoms, slices_of_cases
 
 CLINICAL_OFFSET = 50_000  # between the seeds of the varied phantoms and those of the clinical ones
 WATCHED_SEEDS = 5_000_000  # phantoms that are only watched
@@ -40,8 +40,10 @@ def train_region_from_folder(
     :param phantoms: simulated necks of the kind "varied", and a third as many of the kind "clinical".
     :param contrast: of the folder's images, see `dataset.find_cases`; phantoms have contrasts drawn at random.
     :raises InputError: nothing to learn from, or nobody of a name.
+    :raises UsageError: phantoms whose seeds are kept for watching and judging.
     """
     config = config or RegionTrainConfig()
+    varied, clinical = _phantom_seeds(phantoms, config.seed)
     data, out = Path(data), Path(out)
     target = choose_device(device)
     cases = [case for case in find_cases(data, contrast) if case.cord is not None or case.discs is not None]
@@ -49,9 +51,6 @@ def train_region_from_folder(
         raise InputError(f"{data} has no labelled image of {', '.join(sorted(unknown))}.")
     kept = [case for case in cases if case.person not in held_out]
     watched = [case for case in cases if case.person in held_out]
-    first = REGION_SEEDS + 100_000 * config.seed
-    varied = range(first, first + phantoms)
-    clinical = range(first + CLINICAL_OFFSET, first + CLINICAL_OFFSET + phantoms // 3)
     sets = [slices_of_cases(kept, say)] if kept else []
     for seeds, kind in ((varied, "varied"), (clinical, "clinical")):
         if len(seeds):
@@ -86,3 +85,16 @@ def train_region_from_folder(
     }
     save_model(out, network, card)
     return out
+
+
+def _phantom_seeds(count, seed):
+    """Seeds of the varied phantoms and of the clinical ones."""
+    first = REGION_SEEDS + PER_SEED * seed
+    varied = range(first, first + count)
+    clinical = range(first + CLINICAL_OFFSET, first + CLINICAL_OFFSET + count // 3)
+    if count and not REGION_SEEDS <= first < max(varied.stop, clinical.stop) <= WATCHED_SEEDS:
+        raise UsageError(
+            f"{count} simulated necks for seed {seed} would be some that are only watched or judged on: choose a seed "
+            f"from 0 to {(WATCHED_SEEDS - REGION_SEEDS) // PER_SEED - 1} or fewer phantoms."
+        )
+    return varied, clinical

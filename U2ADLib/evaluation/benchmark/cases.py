@@ -9,8 +9,9 @@
 | compressed | as clinical, cord squeezed at one or two levels | wrong by a pixel |
 | negatives | thick slice with one harmless change each | wrong by a pixel for "thin csf", else as it is |
 
-Of each slice there are two cases of every lesion kind and four without a lesion; of each negative two. The first three
-conditions are the study's. Phantoms are people with one condition, "phantom": as simulated, mask wrong by a pixel.
+Of each slice there are two cases of every lesion kind and four without a lesion (clean, these are the same image four
+times); of each negative two. The first three conditions are the study's. Phantoms are people with one condition,
+"phantom": as simulated, mask wrong by a pixel.
 """
 
 import re
@@ -71,17 +72,22 @@ class HealthySlice:
 
 @dataclass(frozen=True, eq=False)
 class Person:
-    """manual: the cord masks were drawn by hand; else they were found, and are less 1 px."""
+    """manual: the cord masks were drawn by hand; else they were found, and are less 1 px. namesakes: others of the
+    folder end in the same number."""
 
     name: str
     slices: tuple[HealthySlice, ...]
     manual: bool = True
+    namesakes: bool = False
 
     @property
     def number(self) -> int:
-        """What the seeds of its cases differ by: the digits at the end of the name."""
-        digits = re.search(r"\d+$", self.name)
-        return int(digits[0]) if digits else zlib.crc32(self.name.encode()) % 1000
+        """What the seeds of its cases differ by: the digits at the end of the name where nobody else has them, else a
+        checksum of the name."""
+        checksum, digits = zlib.crc32(self.name.encode()), last_number(self.name)
+        if digits is None:
+            return checksum % 1000
+        return checksum if self.namesakes else digits
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +124,12 @@ class Case:
 # ---------------------------------------------------------------------------------------------------------- people
 
 
+def last_number(name: str) -> int | None:
+    """The digits at the end of a name."""
+    digits = re.search(r"\d+$", name)
+    return int(digits[0]) if digits else None
+
+
 def people_names(folder: Path) -> tuple[list[str], list[str]]:
     """Names of the people of a data set: with a cord mask, and without."""
     cases = find_cases(folder)
@@ -130,7 +142,8 @@ def load_person(folder: Path, name: str, region: RegionModel | None = None) -> P
     :param region: finds the cord of a person without a mask.
     :raises InputError: there is no such person, no mask and no model, or no usable slice.
     """
-    case = next((one for one in find_cases(folder) if one.person == name), None)
+    everybody = find_cases(folder)
+    case = next((one for one in everybody if one.person == name), None)
     if case is None:
         raise InputError(f"There is no {name} in {folder}.")
     volume = read_volume(case.image)
@@ -159,7 +172,8 @@ def load_person(folder: Path, name: str, region: RegionModel | None = None) -> P
             slices.append(HealthySlice(name, images[k][crop], thick[crop], cord, segments, (thick, first)))
     if not slices:
         raise InputError(f"{name} has no slice with {SMALLEST_CORD} px of cord in {SHORTEST_CORD} rows.")
-    return Person(name, tuple(slices), case.cord is not None)
+    namesakes = last_number(name) in {last_number(one.person) for one in everybody if one.person != name}
+    return Person(name, tuple(slices), case.cord is not None, namesakes)
 
 
 def _cropped_rows(volume):

@@ -27,17 +27,21 @@ class Discriminated:
         self.name, self.packages, self.model = "default score", packages, None
 
     def fit(self, fold: Fold) -> None:
-        """Load the package that never saw the person. :raises UsageError: it did."""
+        """Load the package that never saw the person. :raises UsageError: it did, or does not say whom it saw."""
         self.model = load_model(self.packages.format(person=fold.test))
-        self._refuse(fold.test, self.model.card.get("discriminator_training", {}))
+        self._refuse(fold.test, "discriminator_training")
 
     def maps(self, images: np.ndarray, cords: np.ndarray) -> dict[str, np.ndarray]:
         """See `methods.Method`."""
         logits = discriminator_logits(self.model.discriminators, standard(images), cords, None)
         return {"default score": np.where(cords, np.clip(logits, -CERTAIN, CERTAIN), -CERTAIN)}
 
-    def _refuse(self, person, training):
-        if person in training.get("people", ()):
+    def _refuse(self, person, entry):
+        training = self.model.card.get(entry, {})
+        people = training.get("people")
+        if not isinstance(people, list):
+            raise UsageError(f"The model {self.model.name} does not say whom it has learnt from: it cannot be tested.")
+        if person in [*people, *training.get("validation_people", ())]:
             raise UsageError(f"The model {self.model.name} has learnt from {person}: it cannot be tested on {person}.")
 
 
@@ -53,11 +57,11 @@ class Rebuilt(Discriminated):
     def fit(self, fold: Fold) -> None:
         """As `Discriminated.fit`, for the network."""
         self.model = load_model(self.packages.format(person=fold.test))
-        training = self.model.card.get("training", {})
-        self._refuse(fold.test, {"people": [*training.get("people", ()), *training.get("validation_people", ())]})
+        self._refuse(fold.test, "training")
 
     def maps(self, images: np.ndarray, cords: np.ndarray) -> dict[str, np.ndarray]:
         """See `methods.Method`."""
+        images, cords = images[:, :, ::-1], cords[:, :, ::-1]  # the network knows columns from front to back
         size = self.model.network.architecture.image_size
         first = [(size - length) // 2 for length in images.shape[1:]]
         place = tuple(slice(at, at + length) for at, length in zip(first, images.shape[1:], strict=True))
@@ -66,11 +70,12 @@ class Rebuilt(Discriminated):
         rebuilt = monte_carlo(self.model.network, whole, masks, MonteCarloConfig())
         residual = (whole - rebuilt.mean)[:, *place]
         gain = [local_gain(*one)[:, None] for one in zip(whole[:, *place], cords, strict=True)]
-        return {
+        maps = {
             "AnoMap": rebuilt.aleatoric[:, *place],
             "signed residual": np.where(cords, residual / gain, 0),
             "uncertainty": rebuilt.epistemic[:, *place],
         }
+        return {name: values[:, :, ::-1].copy() for name, values in maps.items()}
 
 
 def standard(images: np.ndarray) -> np.ndarray:

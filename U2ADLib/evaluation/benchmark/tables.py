@@ -78,7 +78,7 @@ class Results:
         training = self.training.get("clinical" if condition == PHANTOM else condition, {})
         settings = defaultdict(list)
         for name in scores:
-            settings[name.rsplit(",", 1)[0].removesuffix(" + expected error")].append(name)
+            settings[name.removesuffix(", max").rsplit(",", 1)[0].removesuffix(" + expected error")].append(name)
         rules = [name for name in scores if name in self.rules]
         rows = {f"{one}, setting chosen on others": names for one, names in settings.items() if len(names) > 1}
         rows |= {CHOSEN: rules} if rules else {}
@@ -157,8 +157,9 @@ def false_alarms(results: Results) -> list[dict]:
     fewer of the test's lesions ("mid found") and gives fewer false alarms: look at both.
 
     Of slices, and of volumes: all slices of a person in one repeat, or of a phantom, of which one alarms. Counts are
-    over all folds and repetitions, the interval (Clopper-Pearson) takes them for independent. Phantoms are the same
-    for every fold: theirs are the mean over folds.
+    over all folds and repetitions, the interval (Clopper-Pearson) takes them for independent. Clean slices without a
+    lesion are the same in every repeat: each counts once. Phantoms are the same for every fold: theirs are the mean
+    over folds.
     """
     rows = []
     for (condition, group), parts in results.parts.items():
@@ -175,6 +176,8 @@ def false_alarms(results: Results) -> list[dict]:
                     what = condition if kind == NONE else f"{condition}, {kind}"
                     row = counts[name, job.person if condition == PHANTOM else what]
                     chosen = part.kinds == kind
+                    if condition == "clean":
+                        chosen &= (part.repeats == 0) & (job.repetition == 0)
                     volumes = np.char.add(part.volumes[chosen], part.repeats[chosen].astype(str))
                     row["folds"].add(job.fold)
                     row["mid"] += alarm[mid].sum(), mid.sum()
