@@ -418,6 +418,18 @@ def rows_of(path):
         return list(csv.DictReader(stream))
 
 
+def test_images_named_from_where_they_lie_are_left_out_in_plain_words(hospital, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(hospital)
+    with pytest.raises(InputError):
+        adapt_from_folder(
+            ["broken.nii.gz"], tmp_path / "ours", model=tiny_model, region_model="none", few=True, config=ONE,
+            device="cpu", say=(said := []).append,
+        )  # fmt: skip
+    (message,) = [text for text in said if "left out" in text]
+    assert "the folder" not in message
+    assert str(hospital) not in message
+
+
 def test_from_a_folder_to_a_package(hospital, tiny_model, tmp_path):
     said, source = [], {path.name: path.read_bytes() for path in tiny_model.iterdir()}
     out = adapt_from_folder(

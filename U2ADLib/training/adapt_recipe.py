@@ -128,7 +128,7 @@ def _silent(message: str) -> None:
 def _cases(data: Sequence[Path], contrast: str) -> list[Case]:
     """The images of all folders, and those that are named, each once."""
     found: dict[Path, Case] = {}
-    for path in map(Path, data):
+    for path in (Path(one).absolute() for one in data):  # whose folder has a name, to be left out of what is said
         if path.is_dir():
             cases = find_cases(path, contrast)
         elif path.is_file():
