@@ -19,7 +19,8 @@ import qt  # isort: skip
 import slicer  # isort: skip
 
 OUT = Path(__file__).resolve().parents[1] / "Resources" / "Screenshots"
-PANEL, SAGITTAL, AXIAL, CHART = (460, 850), (480, 850), (660, 350), (660, 500)  # px
+PANEL, VIEW = (460, 850), (570, 425)  # px
+SLICE_VIEWS = ("Red", "Green", "Yellow")
 ADAPT_PANEL, ADAPT_CHART, ADAPT_EPOCHS = (460, 640), (660, 640), 60
 NECKS = 8  # simulated ones to adapt to
 
@@ -40,9 +41,9 @@ def draw_analysis():
     with tempfile.TemporaryDirectory() as folder:
         host = Host(Path(folder))
         install(host, Path(folder))
-        for name, size in (("Yellow", SAGITTAL), ("Red", AXIAL)):
-            host.views[name].window().SetSize(*size)
-            host.views[name].logic.ResizeSliceNode(*size)
+        for name in SLICE_VIEWS:
+            host.views[name].window().SetSize(*VIEW)
+            host.views[name].logic.ResizeSliceNode(*VIEW)
         loaded = fixtures._load_scripted_module(host, fixtures.MODULE_FOLDER / "U2AD.py")
         panel = _open(loaded)
         fixtures.screenshot(panel, OUT / "panel-fresh.png", PANEL)
@@ -129,24 +130,24 @@ def _show_an_error(panel, folder):
 
 
 def _screen(panel, host, folder):
-    """Panel, sagittal view, axial view and chart side by side, as Slicer's window lays them out."""
+    """Panel, axial view, chart, coronal and sagittal view, as Slicer's window lays them out."""
     from U2ADScene import display
 
     analysis = panel.logic.analyses.of(panel.results.nodes)
     display.present(panel.results.nodes, analysis)
-    paths = {name: folder / f"{name}.png" for name in ("panel", "Yellow", "Red", "chart")}
+    paths = {name: folder / f"{name}.png" for name in ("panel", *SLICE_VIEWS, "chart")}
     fixtures.screenshot(panel, paths["panel"], PANEL)
-    for name in ("Yellow", "Red"):
+    for name in SLICE_VIEWS:
         host.views[name].save_picture(paths[name])
-    plots.save_chart(panel.results.nodes.chart, paths["chart"], CHART)
-    width = PANEL[0] + SAGITTAL[0] + AXIAL[0]
-    screen = Image.new("RGB", (width, PANEL[1]))
-    left = PANEL[0]
+    plots.save_chart(panel.results.nodes.chart, paths["chart"], VIEW)
+    screen = Image.new("RGB", (PANEL[0] + 2 * VIEW[0], PANEL[1]))
+    left, middle, below = PANEL[0], PANEL[0] + VIEW[0], VIEW[1]
     for name, corner in (
         ("panel", (0, 0)),
-        ("Yellow", (left, 0)),
-        ("Red", (left + SAGITTAL[0], 0)),
-        ("chart", (left + SAGITTAL[0], AXIAL[1])),
+        ("Red", (left, 0)),
+        ("chart", (middle, 0)),
+        ("Green", (left, below)),
+        ("Yellow", (middle, below)),
     ):
         screen.paste(Image.open(paths[name]).convert("RGB"), corner)
     return screen

@@ -88,6 +88,19 @@ class U2ADParameters:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
+def why_not(volume):
+    """Why a volume node cannot be analysed; "" where it can."""
+    from U2ADScene.results import RUN
+
+    if volume is None:
+        return _("Choose a volume first.")
+    if volume.IsA("vtkMRMLLabelMapVolumeNode"):
+        return _("{name} is a label map: choose an image.").format(name=volume.GetName())
+    if volume.GetAttribute(RUN):
+        return _("{name} is a result of U2AD: choose the image that was analysed.").format(name=volume.GetName())
+    return ""
+
+
 class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     """The panel: input and the run. Its other sections are in `U2ADScene.panel_…`."""
 
@@ -98,6 +111,9 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameters = self._parameters_node = self._tag = None
         self._run = self._program = None
         self._waiting, self._after_all = [], None  # settings of runs to come, and what to do after the last
+        self._given = None  # volume, cord and discs of the run and of those to come
+        self._regions, self._last_volume = {}, None  # id of a volume → ids of its cord and discs; id of the chosen one
+        self._reason = ""  # why the chosen volume cannot be analysed, as the status says
 
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
@@ -115,11 +131,22 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.model = ModelSection(self.ui, self._models_changed, self._complain, self._score_chosen)
         self.results = ResultsSection(self.ui, self.logic.analyses, self._say, self._complain, self._refresh_compare)
         self.compare = CompareSection(
-            self.ui, self.model, self.results, lambda: self._volume, self._is_busy, self._start_several
+            self.ui,
+            self.model,
+            self.results,
+            lambda: None if why_not(self._volume) else self._volume,
+            self._is_busy,
+            self._start_several,
         )
         self.adapt = AdaptSection(self.ui, self.model, self._has_packages, self._chosen_cords)
         self.batch = BatchSection(
-            self.ui, self._start_batch, self._show_progress, self._say, self._complain, self._refresh_apply
+            self.ui,
+            self._start_batch,
+            self._show_progress,
+            self._say,
+            self._complain,
+            self._refresh_apply,
+            lambda: self.running,
         )
         for button, react in (
             (self.ui.loadButton, slicer.util.openAddVolumeDialog),
@@ -130,6 +157,7 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self._scene_closes)
         self.addObserver(scene, scene.EndCloseEvent, self._scene_changed)
+        self.addObserver(scene, scene.StartImportEvent, self._scene_is_read)
         self.addObserver(scene, scene.EndImportEvent, self._scene_changed)
         for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent):
             self.addObserver(scene, event, self._nodes_changed)
@@ -180,18 +208,44 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.removeObserver(self._parameters_node, vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
         self._parameters, self._parameters_node = (U2ADParameters(node), node) if node else (None, None)
         if self._parameters:
-            self._tag = self._parameters.connectGui(self.ui)
+            named = [(widget.property("SlicerParameterName"), widget) for widget in vars(self.ui).values()]
+            # Unlike `connectGui`, this returns the tag that `disconnectGui` needs.
+            self._tag = self._parameters.connectParametersToGui({name: widget for name, widget in named if name})
             self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
+            self._last_volume = None
             if self._volume is None:
-                self._parameters.inputVolume = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+                volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+                self._parameters.inputVolume = next((one for one in volumes if not why_not(one)), None)
             self._parameters_changed()
 
     def _parameters_changed(self, caller=None, event=None):
+        is_another = self._bring_region() and caller is not None
+        reason = why_not(self._volume) if self._volume else ""
+        if reason != self._reason:
+            self._reason = reason
+            self._say(reason)
         shown = self.results.nodes
-        if self._volume is not (shown.input if shown else None):
-            self.results.show_newest(self._volume)
+        if is_another or self._volume is not (shown.input if shown else None):
+            self.results.show_newest(self._volume, in_views=is_another)
         self.model.want_score(self._parameters.score)
         self._refresh_apply()
+
+    def _bring_region(self):
+        """Cord and discs belong to the volume that they were chosen for: another one brings its own, or none.
+
+        :returns: whether another volume was chosen.
+        """
+        if self._volume is None:
+            return False
+        parameters, volume = self._parameters, self._volume.GetID()
+        is_another = self._last_volume not in (None, volume)
+        self._last_volume = volume
+        if is_another:
+            cord, discs = (i and slicer.mrmlScene.GetNodeByID(i) for i in self._regions.get(volume, (None, None)))
+            parameters.cordSegmentation, parameters.discMarkups = cord, discs
+        chosen = parameters.cordSegmentation, parameters.discMarkups
+        self._regions[volume] = tuple(node and node.GetID() for node in chosen)
+        return is_another
 
     def _score_chosen(self, score):
         if self._parameters:
@@ -205,6 +259,10 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _scene_closes(self, caller, event):
         self.results.show(None)
         self._set_parameters(None)
+        self._regions.clear()
+
+    def _scene_is_read(self, caller, event):
+        self._set_parameters(None)  # or a volume that appears before the saved parameters would be taken for chosen
 
     def _scene_changed(self, caller, event):
         self.logic.analyses.forget()
@@ -217,9 +275,12 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.adapt.fill_volumes()
 
     def _load_sample(self):
+        from U2ADScene import display
+
         node = self.logic.loadSample()
         self._parameters.inputVolume = node
-        slicer.util.setSliceViewerLayers(background=node, fit=True)
+        display.show_only(None)
+        slicer.util.setSliceViewerLayers(background=node, foreground=None, fit=True)
         self._say(_("A simulated neck with two lesions, at C4-5 and C6-7. Press Apply."))
 
     # --- the run
@@ -235,26 +296,34 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from U2ADScene.job import CANCELLING
 
         self._refresh_compare()
+        if self.batch:
+            self.batch.refresh()
         button = self.ui.applyButton
         if self.running:
             button.text, button.toolTip = _("Cancel"), _("Stop. The scene stays as it was.")
             button.enabled = self._run.state != CANCELLING
             return
-        ready = self._volume is not None and self.model is not None and self.model.model is not None
+        reason = why_not(self._volume)
+        ready = not reason and self.model is not None and self.model.model is not None
         button.text = _("Apply")
         button.enabled = ready and not self._is_busy()
-        button.toolTip = _("Analyse the volume.") if ready else _("Choose a volume first.")
+        button.toolTip = _("Analyse the volume.") if ready else reason or _("Choose a model first.")
 
     def _apply_or_cancel(self):
         if self.running:
             self._run.job.cancel()
             return
-        self._start(self.model.settings, self.results.nodes if self._parameters.updateResults else None)
+        shown = self.results.nodes
+        replaced = shown if shown and shown.input is self._volume and self._parameters.updateResults else None
+        self._start(self.model.settings, self._chosen, replaced)
 
-    def _start_several(self, settings, after_all):
-        """Analyse the volume with one settings after the other, each beside the results there are."""
+    def _start_several(self, settings, after_all, given=None):
+        """Analyse a volume with one settings after the other, each beside the results there are.
+
+        :param given: see `_start`; None: what is chosen now.
+        """
         self._waiting, self._after_all = list(settings[1:]), after_all
-        self._start(settings[0])
+        self._start(settings[0], given or self._chosen)
 
     def _has_packages(self):
         """Whether everything is installed; asks the user first, where it is not. :raises U2ADError: it cannot be."""
@@ -269,22 +338,28 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return False
 
     def _chosen_cords(self):
-        """Id of the volume → id of the cord that is chosen for it."""
-        cord = self._parameters.cordSegmentation if self._parameters else None
-        return {self._volume.GetID(): cord.GetID()} if cord and self._volume else {}
+        """Id of a volume → id of the cord that is, or was, chosen for it."""
+        there = slicer.mrmlScene.GetNodeByID
+        return {volume: cord for volume, (cord, _discs) in self._regions.items() if cord and there(cord)}
 
-    def _start(self, settings, into=None):
-        """Analyse the volume. :param into: results that the new ones replace."""
+    @property
+    def _chosen(self):
+        """Volume, cord and discs."""
+        return self._volume, self._parameters.cordSegmentation, self._parameters.discMarkups
+
+    def _start(self, settings, given, into=None):
+        """Analyse a volume. :param given: it, its cord and its discs. :param into: results that are replaced."""
         from U2ADLib.errors import U2ADError
         from U2ADScene.runs import Run
 
         try:
             if self._has_packages():
+                volume, cord, discs = self._given = given
                 self._run = Run(
-                    self._volume,
+                    volume,
                     settings,
-                    cord=self._parameters.cordSegmentation,
-                    discs=self._parameters.discMarkups,
+                    cord=cord,
+                    discs=discs,
                     into=into,
                     on_progress=self._show_progress,
                     on_state=self._run_changed,
@@ -318,6 +393,7 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._say(f"{_(stage)}{left}")
 
     def _run_changed(self, state):
+        from U2ADScene import display
         from U2ADScene.job import CANCELLED, CANCELLING, DONE, ENDED
 
         run = self._run
@@ -330,11 +406,22 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             after_all, self._after_all = self._after_all, None
             if state == DONE:
                 self.logic.analyses.keep(run.nodes, run.analysis)
+                is_chosen = run.nodes.input is self._volume
+                if not is_chosen:
+                    display.hide(run.nodes)
                 if waiting:
-                    self._start_several(waiting, after_all)
+                    self._start_several(waiting, after_all, self._given)
                     return
-                self._say(_("Done in {seconds:.0f} s.").format(seconds=run.analysis.provenance["seconds"]))
-                self.results.show(run.nodes, present=True)
+                said = [_("Done in {seconds:.0f} s.").format(seconds=run.analysis.provenance["seconds"])]
+                if run.kept:
+                    names = ", ".join(node.GetName() for node in run.kept)
+                    said.append(_("What you had corrected was kept: {names}.").format(names=names))
+                if is_chosen:
+                    self.results.show(run.nodes, present=True)
+                else:
+                    name = run.nodes.input.GetName()
+                    said.append(_("Choose {name} again to see the results.").format(name=name))
+                self._say(" ".join(said))
                 if after_all:
                     after_all()
             elif state == CANCELLED:
@@ -350,7 +437,9 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _complain(self, text):
         """What went wrong, in the panel, where it stays to be read."""
-        self.ui.statusLabel.text = f'<b style="color:#a61b1b">{html.escape(text, quote=False)}</b>'
+        from U2ADScene.panel_results import WRONG, marked
+
+        self.ui.statusLabel.text = marked(html.escape(text, quote=False), WRONG)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "scene"))  # for `made_scene`
 
 from slicer_bench.availability import MISSING, pytest_pycollect_makemodule, pytest_terminal_summary  # noqa: F401
 

@@ -100,6 +100,9 @@ def test_what_is_missing_is_said_and_nothing_starts(opened, images):
     fill_in(opened, "/nowhere", 2)
     click(ui.adaptButton)
     assert "/nowhere" in ui.adaptStatus.text
+    fill_in(opened, ".", 2)  # as a directory button that nobody has used
+    click(ui.adaptButton)
+    assert "Choose the folder" in ui.adaptStatus.text
     fill_in(opened, images, 2, name="u2ad-t2w")
     click(ui.adaptButton)
     assert "already" in ui.adaptStatus.text
@@ -276,6 +279,7 @@ def test_volumes_of_the_scene(opened, tmp_path):
     assert [name for name, _size in call["images"]] == ["volume-001.nrrd", "volume-002.nrrd"]
     assert not list(Path(slicer.app.temporaryPath).glob("U2AD-*"))
     assert ui.modelSelector.currentData == "ours"
+    assert "21 slices of 3 people" in ui.modelCard.text  # older cards give the number as "people"
 
 
 def test_the_cord_that_is_chosen_goes_with_the_volume(opened):
@@ -334,6 +338,7 @@ def test_the_next_session_offers_what_was_left(opened, panel, images, monkeypatc
     qt.QApplication.processEvents()
     assert later.ui.unfinishedSelector.currentData == "ours"
     assert later.ui.adaptEpochs.value == 200
+    assert later.ui.adaptFolder.directory == images
     monkeypatch.setenv("STAND_IN_EPOCH_S", "0")
     click(later.ui.continueButton)
     assert later.ui.adaptEpochs.value == 40
@@ -365,6 +370,51 @@ def test_volumes_are_continued_with_the_same_ones(opened, monkeypatch, tmp_path)
     first, second = calls(tmp_path)
     assert first == second
     assert ui.modelSelector.currentData == "ours"
+
+
+def test_cords_are_continued_with_the_same_ones(opened, monkeypatch):
+    """… whatever is chosen above by then; those that the worker refuses are not kept."""
+    ui = opened.ui
+    monkeypatch.setenv("STAND_IN_EPOCH_S", "0.05")
+    volumes = [slicer.util.addVolumeFromArray(np.zeros((3, 8, 8), np.int16), name=f"volume {k}") for k in range(2)]
+    cord = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "drawn")
+    cord.SetReferenceImageGeometryParameterFromVolumeNode(volumes[0])
+    segment = cord.GetSegmentation().AddEmptySegment("cord", "cord")
+    slicer.util.updateSegmentBinaryLabelmapFromArray(np.ones((3, 8, 8), np.uint8), cord, segment, volumes[0])
+    ui.inputSelector.setCurrentNode(volumes[0])
+    ui.cordSelector.setCurrentNode(cord)
+    ui.adaptInputSelector.setCurrentIndex(1)
+    opened.adapt._tick([node.GetID() for node in volumes])
+    ui.adaptEpochs.value, ui.adaptName.text = 40, "ours"
+    click(ui.adaptButton)
+    until(lambda: any((one.epoch or 0) >= 2 for one in adapting.unfinished()))
+    click(ui.adaptButton)
+    settle(opened)
+    ui.cordSelector.setCurrentNode(None)
+    chosen = {volumes[0].GetID(): cord.GetID(), volumes[1].GetID(): ""}
+    refused = "/x holds the state of a training with other data or settings: choose another --out folder."
+    for said, cords in (("No room.", chosen), (refused, chosen), (refused, {})):
+        monkeypatch.setenv("STAND_IN_ERROR", said)
+        click(ui.continueButton)
+        assert opened.adapt.adaptation.request.cords == cords
+        settle(opened)
+    assert "the same volumes and cords" in ui.adaptStatus.text
+
+
+def test_what_was_left_out_is_told_in_the_end(opened, images):
+    """A line each, with all that is no markup."""
+    program = Path(opened.adapt.program)
+    notes = [f"image-{k}.nii.gz is left out: <empty> & dark." for k in range(12)]
+    told = "".join(f"say(message={note!r}, level='note')\n" for note in notes)
+    program.write_text(program.read_text().replace("write(done)\n", told + "write(done)\n", 1))
+    fill_in(opened, images, 2)
+    click(opened.ui.adaptButton)
+    settle(opened)
+    lines = opened.ui.adaptStatus.text.split("<br>")
+    assert lines[:2] == ["Done. The model ours is chosen above.", "Images that were left out: 12."]
+    assert lines[2] == "image-0.nii.gz: &lt;empty&gt; &amp; dark."
+    assert lines[-1] == "And 2 more."
+    assert len(lines) == 13
 
 
 def test_one_of_several_is_chosen_with_its_settings_and_curves(opened, images, monkeypatch, tmp_path):

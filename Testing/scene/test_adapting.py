@@ -15,9 +15,10 @@ from made_scene import made_analysis, volume_node
 
 from slicer_bench.adapting_worker import write_program
 from U2ADLib.dataset import labels_beside
-from U2ADLib.errors import InputError, U2ADError, UsageError
+from U2ADLib.errors import InputError, ModelError, U2ADError, UsageError
 from U2ADLib.io import read_volume
 from U2ADLib.package import find_model, list_models, read_card
+from U2ADLib.training.checkpoint import resume, save_state
 from U2ADScene import adapting, results
 from U2ADScene.adapting import Adaptation, Request, unfinished
 from U2ADScene.job import CANCELLED, CANCELLING, DONE, FAILED, RUNNING, STARTING
@@ -109,7 +110,7 @@ def test_volumes_of_the_scene_are_copied_and_the_copies_removed(models, worker, 
     assert copies() == []
 
 
-def cords_written(monkeypatch, worker, *nodes, cords=()):
+def cords_written(monkeypatch, worker, *nodes, cords=(), name="ours"):
     """Adapt to volume nodes; the cords that the worker finds beside their copies, as arrays by the copies' names."""
     seen, write = {}, adapting.write_volume
 
@@ -121,7 +122,7 @@ def cords_written(monkeypatch, worker, *nodes, cords=()):
             seen[image.name] = read_volume(path).array
 
     monkeypatch.setattr(adapting, "write_volume", watched)
-    request = Request("ours", volumes=tuple(node.GetID() for node in nodes), cords=dict(cords), epochs=2)
+    request = Request(name, volumes=tuple(node.GetID() for node in nodes), cords=dict(cords), epochs=2)
     adaptation = Adaptation(request)
     adaptation.start(worker)
     adaptation.wait()
@@ -155,6 +156,65 @@ def test_the_cord_of_an_analysis_is_used_where_the_user_gave_it(models, worker, 
         np.testing.assert_array_equal(array > 0, analysis.on_input("cord") > 0)
 
 
+def found_in(monkeypatch):
+    """A volume node with an analysis that found the cord itself; the analysis and its nodes."""
+    analysis = made_analysis(monkeypatch)
+    configuration = analysis.provenance["configuration"] | {"cord_convention": "found"}
+    analysis = replace(analysis, provenance=analysis.provenance | {"configuration": configuration})
+    node = volume_node(analysis.volume)
+    return node, analysis, results.show(analysis, node)
+
+
+def test_a_cord_that_was_corrected_by_hand_is_used(models, worker, monkeypatch):
+    node, analysis, nodes = found_in(monkeypatch)
+    drawn = (analysis.on_input("cord") > 0).astype(np.uint8)
+    drawn[tuple(np.argwhere(drawn)[0])] = 0
+    slicer.util.updateSegmentBinaryLabelmapFromArray(
+        np.ascontiguousarray(drawn.transpose()), nodes.segmentation, results.CORD_ID, node
+    )
+    found = cords_written(monkeypatch, worker, node)
+    np.testing.assert_array_equal(found["volume-001.nrrd"] > 0, drawn > 0)
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+def test_without_the_segment_of_a_given_cord_it_is_found(models, worker, monkeypatch, deleted):
+    """Deleted or emptied: the other segments of the run are no cord, and the other volumes are not to suffer."""
+    analysis = made_analysis(monkeypatch)
+    node = volume_node(analysis.volume)
+    segmentation = results.show(analysis, node).segmentation
+    if deleted:
+        segmentation.GetSegmentation().RemoveSegment(results.CORD_ID)
+    else:
+        empty = np.zeros(analysis.volume.array.shape[::-1], np.uint8)
+        slicer.util.updateSegmentBinaryLabelmapFromArray(empty, segmentation, results.CORD_ID, node)
+    assert cords_written(monkeypatch, worker, node) == {}
+
+
+def test_it_tells_with_which_cords_it_was_started(models, worker, volumes, monkeypatch):
+    """So that it can be continued with the same ones, whatever was analysed in between."""
+    node, _analysis, nodes = found_in(monkeypatch)
+    monkeypatch.setattr(results, "cord_was_given", lambda nodes: True)
+    used = {node.GetID(): nodes.segmentation.GetID(), volumes[0].GetID(): ""}
+    adaptation = Adaptation(Request("ours", volumes=tuple(used), epochs=2))
+    adaptation.start(worker)
+    adaptation.wait()
+    assert adaptation.cords == used
+    assert cords_written(monkeypatch, worker, node, cords={node.GetID(): ""}, name="again") == {}
+
+
+def test_volumes_that_were_left_out_are_told_by_name(models, worker, volumes, tmp_path):
+    """… and only told: no file gets the names of the scene's nodes."""
+    said = {"message": "volume-002.nrrd is left out: volume-002 shows the chest, not the neck.", "level": "note"}
+    text = Path(worker).read_text().replace("write(done)\n", f"say(**{said})\nwrite(done)\n", 1)
+    Path(worker).write_text(text)
+    adaptation = Adaptation(Request("ours", volumes=tuple(node.GetID() for node in volumes), epochs=2))
+    adaptation.start(worker)
+    adaptation.wait()
+    assert adaptation.left_out == [("patient 1", "patient 1 shows the chest, not the neck.")]
+    names = [path for path in tmp_path.rglob("*") if path.is_file() and b"patient 1" in path.read_bytes()]
+    assert names == []
+
+
 def test_a_cord_that_was_deleted_is_missed(models, worker, volumes):
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "drawn")
     chosen = {volumes[0].GetID(): node.GetID()}
@@ -177,7 +237,9 @@ def test_only_images_of_the_scene_are_offered(models, volumes):
         ({"name": ""}, UsageError, "letters"),
         ({"name": "u2ad-t2w"}, UsageError, "already"),
         ({"folder": "/nowhere"}, InputError, "/nowhere"),
-        ({"folder": None}, InputError, "Choose"),
+        ({"folder": ""}, InputError, "Choose the folder"),
+        ({"folder": "."}, InputError, "Choose the folder"),  # what a directory button tells that nobody has used
+        ({"folder": None}, InputError, "Choose the images"),
         ({"model": "unknown"}, U2ADError, "unknown"),
     ],
 )
@@ -196,6 +258,22 @@ def test_the_worker_s_refusal_is_told_and_nothing_is_left(models, worker, images
     assert adaptation.state == FAILED
     assert not (models / "ours").exists()
     assert adapting.remembered("ours") is None
+
+
+@pytest.mark.parametrize("from_scene", [True, False])
+def test_what_cannot_be_continued_says_what_to_choose(models, worker, images, volumes, monkeypatch, from_scene):
+    """In the words of the panel: nobody gives an --out folder there."""
+    save_state(models / "other", {}, {"epoch": 1, "recipe": {}})
+    with pytest.raises(ModelError) as refusal:
+        resume(models / "other", {"data": "others"}, None, None)
+    monkeypatch.setenv("STAND_IN_ERROR", str(refusal.value))
+    chosen = {"volumes": (volumes[0].GetID(),)} if from_scene else {"folder": images}
+    adaptation = Adaptation(Request("ours", **chosen))
+    adaptation.start(worker)
+    with pytest.raises(U2ADError, match=f"the same {'volumes and cords' if from_scene else 'folder'}") as told:
+        adaptation.wait()
+    assert "--" not in str(told.value)
+    assert adaptation.has_other_data
 
 
 @pytest.mark.parametrize("delete", [True, False])

@@ -166,7 +166,8 @@ class ToyWidget(ScriptedLoadableModuleWidget):
         self.ui = slicer.util.childWidgetVariables(contents)
         contents.setMRMLScene(slicer.mrmlScene)
         self.parameters = ToyLogic().getParameterNode()
-        self.tag = self.parameters.connectGui(self.ui)
+        widgets = {name: getattr(self.ui, name) for name in ("volume", "threshold", "which")}
+        self.tag = self.parameters.connectParametersToGui(widgets)
 
     def cleanup(self):
         self.parameters.disconnectGui(self.tag)
@@ -203,6 +204,11 @@ def test_disconnected_widgets_change_nothing(toy):
     toy.parameters.disconnectGui(toy.tag)
     toy.ui.threshold.value = 0.5
     assert toy.parameters.threshold == 0.25
+
+
+def test_connecting_by_property_gives_no_tag(toy):
+    """As in Slicer: what is connected so cannot be disconnected."""
+    assert toy.parameters.connectGui(toy.ui) is None
 
 
 def test_screenshot_shows_text(toy, tmp_path):

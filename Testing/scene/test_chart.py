@@ -92,7 +92,7 @@ def test_chart_has_all_series_in_drawing_order(shown):
     assert shown.chart.GetXAxisRange()[1] == pytest.approx(180, abs=1)
     assert shown.chart.GetTitle().splitlines() == [
         "Flagged: C4-5",
-        "paper's score; dashed: segment threshold 0.200, dotted: patient threshold 0.250",
+        "paper's score; thresholds: 0.200 segments, 0.250 patient (dotted)",
     ]
     assert shown.chart.GetYAxisTitle() == "Mean anomaly across the cord (0-1)"
 
@@ -102,7 +102,7 @@ def test_the_chart_says_what_the_score_in_use_measures(host, analysis):
     configuration = analysis.provenance["configuration"] | {"score_settings": settings}
     other = replace(analysis, score="default", provenance=analysis.provenance | {"configuration": configuration})
     nodes = results.show(other, volume_node(analysis.volume))
-    assert "default score; dashed" in nodes.chart.GetTitle()
+    assert "default score; thresholds" in nodes.chart.GetTitle()
     assert nodes.chart.GetYAxisTitle() == "Highest probability across the cord (0-1)"
 
 

@@ -227,6 +227,27 @@ def test_two_runs_take_turns(host, analysis):
         assert [one.GetLowerThreshold() for one in looks] == pytest.approx(2 * [0.3], abs=1e-6)
 
 
+def test_only_the_presented_run_is_seen(host, analysis):
+    """Of whatever volume the others are; what the user has hidden stays so."""
+    runs = [results.show(analysis, volume_node(analysis.volume, name)) for name in ("first", "second")]
+    legends = slicer.modules.colors.logic()
+
+    def visible(run):
+        legend = legends.GetColorLegendDisplayNode(run.maps["anomaly"])
+        nodes = run.segmentation.GetDisplayNode(), run.discs.GetDisplayNode(), legend
+        return [bool(node and node.GetVisibility()) for node in nodes]
+
+    for shown, hidden in (runs, runs[::-1], runs):
+        display.present(shown, analysis)
+        assert (visible(shown), visible(hidden)) == ([True] * 3, [False] * 3)
+    runs[1].discs.GetDisplayNode().SetVisibility(True)
+    runs[0].discs.GetDisplayNode().SetVisibility(False)
+    display.present(runs[0], analysis)
+    assert (visible(runs[0]), visible(runs[1])) == ([True, False, True], [False] * 3)
+    display.show_only(None)
+    assert not any(visible(runs[0]) + visible(runs[1]))
+
+
 def test_legend_is_drawn(host, analysis, shown):
     view = host.views[display.SAGITTAL]
     view.render()
@@ -280,11 +301,19 @@ def test_layout_has_slices_and_the_chart(host, app, analysis, shown):
     assert app.layoutManager().layout == display.LAYOUT
     views = app.layoutManager().layoutLogic().GetViewNodes()
     classes = [views.GetItemAsObject(k).GetClassName() for k in range(views.GetNumberOfItems())]
-    assert classes == ["vtkMRMLSliceNode", "vtkMRMLSliceNode", "vtkMRMLPlotViewNode"]
+    assert sorted(classes) == ["vtkMRMLPlotViewNode", *["vtkMRMLSliceNode"] * 3]
     plot = app.layoutManager().plotWidget(0).mrmlPlotViewNode()
     assert plot.GetPlotChartNodeID() == shown.chart.GetID()
     display.set_layout()
     assert app.layoutManager().layout == display.LAYOUT
+
+
+def test_a_fresh_slicer_knows_the_layout():
+    """A scene saves its layout's number alone."""
+    scene, logic = slicer.vtkMRMLScene(), slicer.vtkMRMLLayoutLogic()
+    slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
+    logic.SetMRMLScene(scene)
+    assert logic.GetLayoutNode().IsLayoutDescription(display.LAYOUT)
 
 
 def test_nothing_to_show_it_in(host, analysis, monkeypatch):

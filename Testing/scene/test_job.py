@@ -185,9 +185,55 @@ def lives(number):
 
 
 def test_what_the_worker_says_is_told_as_it_is(app, stand_in):
-    said = "The GPU ran out of memory (CUDA out of memory): choose --device cpu."
+    said = "The GPU ran out of memory (CUDA out of memory): close other programs."
     job, _, _ = run(stand_in(line(error=said, exit_code=4) + "print('MemoryError', file=sys.stderr); sys.exit(4)"))
     assert job.error == said
+
+
+OPTIONS = {  # said by: what is said → what the panel says
+    "device": ("No GPU can be used: choose --device cpu.", "No GPU can be used: choose the CPU as device."),
+    "few": ("Add images, or --few if you want it.", 'Add images, or tick "Few images will do" if you want it.'),
+    "out": ("It is a finished model already: choose another --out folder.", "already: give another name."),
+    "batch": ("It cannot lie there: choose another --out.", "choose another folder for the results."),
+    "cord": ("If it is, give a mask of the cord with --cord.", 'a segmentation of the cord under "Region".'),
+    "discs": ("if it is one, give --discs.", 'if it is one, choose points on the discs under "Region".'),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_are_told_as_what_stands_for_them_in_the_panel(app, stand_in, name):
+    said, meant = OPTIONS[name]
+    job, _, _ = run(stand_in(line(message=said, level="note") + line(error=said, exit_code=3) + "sys.exit(3)"))
+    assert job.error.endswith(meant)
+    assert job.notes == [job.error]
+
+
+def test_the_worker_still_says_it_so():
+    sources = [path.read_text(encoding="utf-8") for path in Path(module.U2ADLib.__file__).parent.rglob("*.py")]
+    assert len(module.panel_words()) == len(OPTIONS)
+    for said in module.panel_words():
+        assert any(said in source for source in sources), said
+
+
+@pytest.mark.parametrize("user", ["Jürgen", "user"])
+def test_copies_are_named_from_where_they_lie(app, stand_in, tmp_path, monkeypatch, user):
+    """ITK on Windows opens no path with letters beyond ASCII; without such letters all stays as it is."""
+    place = tmp_path / user / "Temp"
+    (place / "U2AD-x").mkdir(parents=True)
+    (place / "U2AD-x" / "volume.nrrd").write_text("voxels")
+    monkeypatch.setattr(slicer.app, "_folder", place)
+    code = "print(json.dumps(dict(result=[sys.argv[4], sys.argv[6], open(sys.argv[4]).read()], summary='')))"
+    given = [str(place / "U2AD-x" / "volume.nrrd"), "--out", str(tmp_path / user / "models")]
+    job, _, _ = run(stand_in(code), ["adapt", *given])
+    image = "U2AD-x/volume.nrrd" if user == "Jürgen" else given[0]
+    assert job.result["result"] == [image, given[2], "voxels"]
+
+
+def test_other_paths_are_as_they_were_given(app, stand_in, tmp_path, monkeypatch):
+    monkeypatch.setattr(slicer.app, "_folder", tmp_path / "Jürgen")
+    (tmp_path / "Jürgen").mkdir()
+    job, _, _ = run(stand_in("print(json.dumps(dict(result=[os.getcwd(), sys.argv[4]], summary='')))"), ["batch", "in"])
+    assert job.result["result"] == [os.getcwd(), "in"]
 
 
 def test_a_job_is_started_once(app, stand_in):

@@ -13,7 +13,7 @@ from U2ADLib.analysis import relabelled, with_thresholds
 from U2ADLib.errors import InputError
 from U2ADLib.roi.labels import Discs, renumbered
 from U2ADLib.volume import Volume, volume_hash
-from U2ADScene import display, results
+from U2ADScene import display, results, runs
 
 SEGMENTS = ["C2-3", "C3-4", "C4-5", "C5-6", "C6-7", "C7-T1"]
 MOVED = np.array([[1, 0, 0, 30], [0, 0.8, -0.6, -12], [0, 0.6, 0.8, 7], [0, 0, 0, 1]], float)
@@ -253,6 +253,83 @@ def test_update_keeps_what_the_user_added_and_chose(host, analysis):
     assert not nodes.segmentation.GetDisplayNode().GetVisibility()
     assert nodes.maps["error"].GetDisplayNode().GetColorNodeID() == "vtkMRMLColorTableNodeRainbow"
     assert nodes.discs.GetNthControlPointLocked(0)
+
+
+def painted(nodes, name="cord"):
+    """Add a block beside the cord to a segment, as with the Segment Editor's brush; (I, J, K) bool of it all."""
+    label = slicer.util.arrayFromSegmentBinaryLabelmap(nodes.segmentation, name, nodes.input).copy()
+    label[:3, :3, :3] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(label, nodes.segmentation, name, nodes.input)
+    return label.transpose() > 0
+
+
+def segment(node, name, volume):
+    return slicer.util.arrayFromSegmentBinaryLabelmap(node, name, volume).transpose() > 0
+
+
+def place(nodes, number):
+    return np.array(nodes.discs.GetNthControlPointPosition(number))
+
+
+def lift(nodes, number):
+    """Move a disc's point up by 3 mm, as with the mouse; (3,) where it lies then."""
+    nodes.discs.SetNthControlPointPosition(number, *(place(nodes, number) + np.array([0, 0, 3])))
+    return place(nodes, number)
+
+
+def test_other_levels_leave_the_corrected_cord_and_discs(host, analysis):
+    node = volume_node(analysis.volume)
+    nodes, kept = results.show(analysis, node), runs.Analyses()
+    cord, lifted = painted(nodes), lift(nodes, 2)
+    nodes.discs.RemoveNthControlPoint(0)
+    lower = kept.shift_levels(nodes, 1)
+    np.testing.assert_array_equal(segment(nodes.segmentation, "cord", node), cord)
+    assert [nodes.discs.GetNthControlPointLabel(k) for k in range(4)] == ["C4/5", "C5/6", "C6/7", "C7/T1"]
+    np.testing.assert_allclose(place(nodes, 1), lifted, atol=1e-3)
+    assert any(note == "Placed by hand: C4/5." for note in lower.region.notes)
+    assert nodes.segmentation.GetSegmentation().GetNthSegmentID(0) == "cord"
+
+
+def test_other_levels_of_unmoved_discs_name_no_hand(host, analysis):
+    nodes = results.show(analysis, volume_node(analysis.volume))
+    assert not [note for note in runs.Analyses().shift_levels(nodes, 1).region.notes if "by hand" in note]
+
+
+def test_corrections_are_kept_when_results_are_replaced(host, analysis):
+    node = volume_node(analysis.volume, transform=MOVED)
+    nodes = results.show(analysis, node)
+    assert results.keep_corrections(nodes, analysis, node) == []
+    slicer.util.updateSegmentBinaryLabelmapFromArray(  # as painting the cord does
+        np.zeros(node.GetImageData().GetDimensions()[::-1], np.uint8), nodes.segmentation, "C4-5", node
+    )
+    assert results.keep_corrections(nodes, analysis, node) == []
+    cord = painted(nodes)
+    lift(nodes, 2)
+    moved = np.zeros(3)
+    nodes.discs.GetNthControlPointPositionWorld(2, moved)
+    kept = results.keep_corrections(nodes, analysis, node)
+    results.show(analysis, node, into=nodes)
+    assert [one.GetName() for one in kept] == ["neck segmentation corrected", "neck discs corrected"]
+    np.testing.assert_array_equal(segment(kept[0], "cord", node), cord)
+    assert list(kept[0].GetSegmentation().GetSegmentIDs()) == ["cord"]
+    again = np.zeros(3)
+    kept[1].GetNthControlPointPositionWorld(2, again)
+    np.testing.assert_allclose(again, moved)
+    assert kept[1].GetNthControlPointLabel(2) == "C4/5"
+    hierarchy = results._hierarchy()
+    assert {hierarchy.GetItemParent(hierarchy.GetItemByDataNode(one)) for one in kept} == {nodes.folder_item}
+    results.remove(nodes)
+    assert all(slicer.mrmlScene.IsNodePresent(one) for one in kept)
+
+
+def test_corrections_are_kept_where_the_old_run_is_not_known(host, analysis):
+    node = volume_node(analysis.volume)
+    nodes = results.show(analysis, node)
+    slicer.mrmlScene.RemoveNode(nodes.state)
+    assert results.keep_corrections(nodes, analysis, node) == []
+    painted(nodes, "C2-3")
+    (kept,) = results.keep_corrections(nodes, analysis, node)
+    assert list(kept.GetSegmentation().GetSegmentIDs()) == ["C2-3"]
 
 
 @pytest.mark.parametrize("role", ["anomaly", "segmentation", "chart", "record", "series.curve", "colours.heat"])

@@ -270,11 +270,11 @@ class _Wrapper:
         return self.allParameters[name]
 
     def connectGui(self, gui):
-        """Connect every widget with the property SlicerParameterName. :returns: the tag for disconnectGui."""
+        """Connect every widget with the property SlicerParameterName. As in Slicer, it returns no tag."""
         is_widget = getattr(gui, "isWidgetType", lambda: False)()
         widgets = gui.findChildren(qt.QWidget) if is_widget else vars(gui).values()
         named = ((w.property("SlicerParameterName"), w) for w in widgets)
-        return self.connectParametersToGui({name: widget for name, widget in named if name})
+        self.connectParametersToGui({name: widget for name, widget in named if name})
 
     def connectParametersToGui(self, mapping):
         tag = max(self._connected, default=-1) + 1

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import qt
 import slicer
 import slicer.util
@@ -45,6 +46,9 @@ PATIENCE_MS = 60_000  # until a worker that should stop is ended by force; it lo
 PATIENCE_AT_EXIT_MS = 20_000  # when Slicer ends without having asked
 LOOK_EVERY_S = 1.0  # at the curves
 SETTINGS = "U2AD/adaptations/"  # of the application's settings
+UNSET_FOLDERS = ("", ".")  # what a directory button tells before a folder was chosen
+_LEFT_OUT = " is left out: "  # in what the worker says of an image, between its file and why
+_OTHER_DATA = "holds the state of a training with other data"  # in its error where an adaptation cannot be continued
 _PARTS = 1_000_000
 
 
@@ -54,7 +58,8 @@ class Request:
 
     :ivar name: of the new model. :ivar folder: of the images; or else :ivar volumes: ids of the volume nodes.
     :ivar cords: id of a volume node → id of the segmentation or label map with its cord. A volume without one has the
-        cord that its newest analysis in the scene was given, if it was; that of the others is found.
+        cord that its newest analysis in the scene was given or that was corrected there, see `given_cord`; that of the
+        others is found, and so is one for which "" is given.
     :ivar few: go on with few images.
     """
 
@@ -98,8 +103,10 @@ def checked(request: Request) -> Request:
         )
     if request.name == "default" or any(entry.name == request.name for entry in list_models()):
         raise UsageError(_("There is a model {name} already: give another name.").format(name=request.name))
+    if request.folder in UNSET_FOLDERS:
+        raise InputError(_("Choose the folder with the images to learn from."))
     if request.folder is not None and not Path(request.folder).is_dir():
-        raise InputError(_("There is no folder {folder}.").format(folder=request.folder or "…"))
+        raise InputError(_("There is no folder {folder}.").format(folder=request.folder))
     if request.folder is None and not request.volumes:
         raise InputError(_("Choose the images to learn from."))
     find_model(request.model)
@@ -125,9 +132,22 @@ def images_in_scene() -> list:
 
 
 def given_cord(volume_node):
-    """The segmentation of the newest analysis of a volume, where the user gave or corrected its cord; else None."""
+    """The segmentation of the newest analysis of a volume, where the user gave its cord or corrected it by hand since.
+
+    None where the cord is to be found: it was found before, or its segment was deleted or emptied.
+    """
     runs = [nodes for nodes in results.find(volume_node) if nodes.segmentation is not None]
-    return runs[-1].segmentation if runs and results.cord_was_given(runs[-1]) else None
+    if not runs or _segment_in(runs[-1].segmentation) is None:
+        return None
+    nodes = runs[-1]
+    try:
+        shown = cord_of(nodes.segmentation, volume_node, volume_of(volume_node), results.CORD_ID).array
+        if results.cord_was_given(nodes):
+            return nodes.segmentation
+        made = results.restore(nodes, volume_node).on_input("cord")
+    except (U2ADError, ImportError):  # there is nothing to use, or to compare it with
+        return None
+    return None if np.array_equal(shown > 0, made > 0) else nodes.segmentation
 
 
 def _segment_in(cord):
@@ -212,6 +232,8 @@ class Adaptation:
     """One adaptation under way.
 
     :ivar error: what the user is told in the end where no model was made; "" before and otherwise.
+    :ivar cords: as `Request.cords`, of all volumes that have been written: what goes on from here needs the same ones.
+    :ivar has_other_data: whether it could not be continued, because it was started with other images or settings.
     """
 
     def __init__(
@@ -228,7 +250,7 @@ class Adaptation:
         """
         self.request = checked(request)
         self._on_progress, self._on_state, self._on_curves = on_progress, on_state, on_curves
-        self.error = ""
+        self.error, self.cords, self.has_other_data = "", {}, False
         self._before_job: str | None = READY  # the state, until the job has one
         has_score = "discriminators" in read_card(find_model(self.request.model))
         stages = STAGES_WITH_SCORE if has_score else STAGES
@@ -236,6 +258,7 @@ class Adaptation:
         self._clock, self._looked, self._curves_of = StageClock(), 0.0, None
         self._left: list[str] = []  # volumes still to be written
         self._images: list[Path] = []
+        self._names: dict[str, str] = {}  # of the copies → of the volumes
         self._folder: Path | None = None  # of the copies
         self._is_new = not self.request.out.exists()
         self._guard = None
@@ -249,6 +272,16 @@ class Adaptation:
     @property
     def ended(self) -> bool:
         return self.state in ENDED
+
+    @property
+    def left_out(self) -> list[tuple[str, str]]:
+        """Volumes of the scene, or files, that could not be used so far: name, and why."""
+        found = []
+        for file, said, why in (note.partition(_LEFT_OUT) for note in self._job.notes):
+            if said:
+                name = self._names.get(file, file)
+                found.append((name, why.replace(file, name).replace(Path(file).stem, name) if name != file else why))
+        return found
 
     def start(self, program: str | None = None) -> None:
         """Start, or go on from where an adaptation of this name was stopped. Returns at once."""
@@ -300,7 +333,10 @@ class Adaptation:
                 raise InputError(_("One of the chosen volumes was deleted: start again."))
             volume = volume_of(node)
             write_volume(path, volume)
-            if (cord := self._cord(node)) is not None:
+            self._names[path.name] = node.GetName()
+            cord = self._cord(node)
+            self.cords[node.GetID()] = "" if cord is None else cord.GetID()
+            if cord is not None:
                 # The name by which the worker finds the cord of an image.
                 write_volume(path.with_name(f"{path.stem}_cord.nrrd"), cord_of(cord, node, volume, _segment_in(cord)))
         except U2ADError as error:
@@ -317,6 +353,8 @@ class Adaptation:
         chosen = self.request.cords.get(volume_node.GetID())
         if chosen is None:
             return given_cord(volume_node)
+        if not chosen:
+            return None
         node = slicer.mrmlScene.GetNodeByID(chosen)
         if node is None:
             raise InputError(_("The cord of {volume} was deleted: start again.").format(volume=volume_node.GetName()))
@@ -364,7 +402,8 @@ class Adaptation:
             if state == CANCELLED:
                 self.error = self._stopped_text()
             elif state == FAILED:
-                self.error = self._job.error
+                self.has_other_data = _OTHER_DATA in self._job.error
+                self.error = self._other_data_text() if self.has_other_data else self._job.error
             else:
                 _forget(self.request.name)
             self._tidy_up()
@@ -382,6 +421,13 @@ class Adaptation:
         return _("Stopped. What was learnt up to epoch {done} of {all} is kept: it can be continued.").format(
             done=kept.epoch, all=self.request.epochs
         )
+
+    def _other_data_text(self):
+        images = _("volumes and cords") if self.request.folder is None else _("folder of images")
+        return _(
+            "{name} cannot be continued like this, because it was started with other images, cords or settings: choose "
+            "the same {images}, model and number of epochs again, or start anew under another name."
+        ).format(name=self.request.name, images=images)
 
     def _tidy_up(self):
         if self._guard:

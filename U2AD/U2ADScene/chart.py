@@ -3,7 +3,7 @@
 | series | what it shows |
 |---|---|
 | segments | borders of the segments and their names, drawn as lines: a plot of Slicer has no text of its own |
-| thresholds | of the segments (over the segments) and of the patient (over the whole cord) |
+| thresholds | of the segments (over the segments) and of the patient (over all that counts for it) |
 | curve | the highest AnoCurve over the slices |
 | flagged | the curve and the name of flagged segments, in the warm colour |
 | marker | where the axial view cuts the cord |
@@ -131,7 +131,7 @@ def _lines(analysis, top):
     warm += _part(analysis.curve, *_elsewhere(analysis))
     inside, everywhere = [], []
     if analysis.thresholds:
-        everywhere = [(x, analysis.thresholds.patient) for x in (0.0, end)]
+        everywhere = [(x, analysis.thresholds.patient) for x in analysis.curve.counted_mm]
         if analysis.segments:
             ends = np.clip([analysis.segments[0].start_mm, analysis.segments[-1].stop_mm], 0, end)
             inside = [(x, analysis.thresholds.segment) for x in ends]
@@ -170,7 +170,7 @@ def _elsewhere(analysis):
     if finding is None:
         return 0.0, 0.0
     s = analysis.curve.s_mm
-    low = s[~(analysis.curve.maximum > analysis.thresholds.patient)]
+    low = s[~(analysis.curve.counted & (analysis.curve.maximum > analysis.thresholds.patient))]
     return low[low < finding[0]].max(initial=s[0]), low[low > finding[0]].min(initial=np.inf)
 
 
@@ -237,7 +237,7 @@ def _title(analysis):
 
     lines = display.score_title(analysis.score)
     if analysis.thresholds:
-        lines += "; " + _("dashed: segment threshold {segment:.3f}, dotted: patient threshold {patient:.3f}").format(
+        lines += "; " + _("thresholds: {segment:.3f} segments, {patient:.3f} patient (dotted)").format(
             segment=analysis.thresholds.segment, patient=analysis.thresholds.patient
         )
     return f"{verdict(analysis)}\n{lines}"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .results import ResultNodes
 
 SCORE = "U2AD.score"  # attribute of an anomaly map: name of the score that it shows
+HIDDEN = "U2AD.hidden"  # attribute of what was hidden because another run is shown, and not by the user
 
 
 def score_title(name: str) -> str:
@@ -203,11 +204,8 @@ def swap(nodes: "ResultNodes", instead_of: "ResultNodes") -> None:
     """Show what belongs to one run and hide what belongs to another one of the same volume: outlines, discs, legend
     and chart; `show_map` lays the map over the image. Both anomaly maps get the same colours, so that they compare: up
     to the higher one's top, and from the higher one's threshold."""
-    for run, visible in ((instead_of, False), (nodes, True)):
-        for node in (run.segmentation, run.discs):
-            if shown := _display_of(node):
-                shown.SetVisibility(visible)
-    show_legend(instead_of, None)
+    hide(instead_of)
+    _unhide(nodes)
     show_chart(nodes.chart)
     looks = [shown for run in (nodes, instead_of) if (shown := _display_of(run["anomaly"]))]
     highest = max((shown.GetWindowLevelMax() for shown in looks), default=1.0)
@@ -217,6 +215,34 @@ def swap(nodes: "ResultNodes", instead_of: "ResultNodes") -> None:
         shown.SetWindowLevelMinMax(0.0, highest)
         shown.SetThreshold(lowest, float(np.finfo(np.float32).max))
         shown.EndModify(changing)
+
+
+def show_only(nodes: "ResultNodes | None") -> None:
+    """Hide what belongs to any other run of the scene (of every run for None), and show again what was so hidden."""
+    from . import results
+
+    for run in results.every_run():
+        if nodes is None or run.record is not nodes.record:
+            hide(run)
+    if nodes:
+        _unhide(nodes)
+
+
+def hide(nodes: "ResultNodes") -> None:
+    """Hide a run's outlines, discs and legend, as another run is shown. Layers of the views stay."""
+    for node in (nodes.segmentation, nodes.discs):
+        if (shown := _display_of(node)) and shown.GetVisibility():
+            shown.SetVisibility(False)
+            node.SetAttribute(HIDDEN, "1")
+    show_legend(nodes, None)
+
+
+def _unhide(nodes):
+    """Show what `hide` has hidden; what the user has hidden stays so."""
+    for node in (nodes.segmentation, nodes.discs):
+        if (shown := _display_of(node)) and node.GetAttribute(HIDDEN):
+            shown.SetVisibility(True)
+            node.RemoveAttribute(HIDDEN)
 
 
 def show_legend(nodes: "ResultNodes", which: str | None) -> None:
@@ -257,27 +283,9 @@ def _style_legend(legend, title):
 
 # --- views ---
 
-SAGITTAL, AXIAL = "Yellow", "Red"  # layout names of Slicer's own slice views
-LAYOUT = 27182  # ours; Slicer's own ids are below 1000, other extensions choose theirs
-_LAYOUT_XML = f"""
-<layout type="horizontal" split="true">
- <item splitSize="560"><view class="vtkMRMLSliceNode" singletontag="{SAGITTAL}">
-  <property name="orientation" action="default">Sagittal</property>
-  <property name="viewlabel" action="default">Y</property>
-  <property name="viewcolor" action="default">#EDD54C</property>
- </view></item>
- <item splitSize="440"><layout type="vertical" split="true">
-  <item splitSize="420"><view class="vtkMRMLSliceNode" singletontag="{AXIAL}">
-   <property name="orientation" action="default">Axial</property>
-   <property name="viewlabel" action="default">R</property>
-   <property name="viewcolor" action="default">#F34A33</property>
-  </view></item>
-  <item splitSize="580"><view class="vtkMRMLPlotViewNode" singletontag="PlotView1">
-   <property name="viewlabel" action="default">P</property>
-  </view></item>
- </layout></item>
-</layout>
-"""
+SAGITTAL, AXIAL, CORONAL = "Yellow", "Red", "Green"  # layout names of Slicer's own slice views
+# Slices and a plot. One of Slicer's own: a scene saved with any other shows no view at all in a fresh Slicer.
+LAYOUT = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpPlotView
 SAGITTAL_HEIGHT_MM, AXIAL_HEIGHT_MM = 160.0, 80.0  # shown around a finding
 
 
@@ -287,13 +295,9 @@ def slice_node(name: str):
 
 
 def set_layout() -> None:
-    """A large sagittal view, an axial one and the plot. Nothing happens where there is no layout."""
-    layout = slicer.mrmlScene.GetSingletonNode("vtkMRMLLayoutNode", "vtkMRMLLayoutNode")
-    if layout is None:
-        return
-    if not layout.IsLayoutDescription(LAYOUT):
-        layout.AddLayoutDescription(LAYOUT, _LAYOUT_XML)
-    layout.SetViewArrangement(LAYOUT)
+    """Slice views and the plot. Nothing happens where there is no layout."""
+    if layout := slicer.mrmlScene.GetSingletonNode("vtkMRMLLayoutNode", "vtkMRMLLayoutNode"):
+        layout.SetViewArrangement(LAYOUT)
 
 
 def show_chart(chart_node) -> None:
@@ -305,9 +309,14 @@ def show_chart(chart_node) -> None:
     slicer.app.applicationLogic().PropagatePlotChartSelection()
 
 
-def present(nodes: "ResultNodes", analysis: "Analysis") -> None:
-    """All there is to see of a run: layout, image, anomaly, chart, and the views at the worst finding."""
-    set_layout()
+def present(nodes: "ResultNodes", analysis: "Analysis", in_layout: bool = True) -> None:
+    """All there is to see of a run, and of no other: image, anomaly, chart, and the views at the worst finding.
+
+    :param in_layout: in the layout that has the plot; else in whatever layout there is.
+    """
+    if in_layout:
+        set_layout()
+    show_only(nodes)
     show_map(nodes, "anomaly", opacity=1.0)
     show_chart(nodes.chart)
     align_views(nodes, analysis)
@@ -316,7 +325,7 @@ def present(nodes: "ResultNodes", analysis: "Analysis") -> None:
 
 
 def align_views(nodes: "ResultNodes", analysis: "Analysis") -> None:
-    """Turn the sagittal view into the acquired slices, head up, and the axial one across them, front up.
+    """Turn the sagittal view into the acquired slices, head up, and the others across them, front and head up.
 
     Also where the input lies askew; Slicer's own way (RotateToVolumePlane) takes the axis nearest to the view's, and a
     parent transform may make that another one.
@@ -326,6 +335,7 @@ def align_views(nodes: "ResultNodes", analysis: "Analysis") -> None:
     for name, axes, height in (
         (SAGITTAL, (to_back, -to_feet, to_left), SAGITTAL_HEIGHT_MM),
         (AXIAL, (to_left, -to_back, -to_feet), AXIAL_HEIGHT_MM),
+        (CORONAL, (to_left, -to_feet, -to_back), SAGITTAL_HEIGHT_MM),
     ):
         view = slice_node(name)
         if view is None:

@@ -53,6 +53,24 @@ def interpreter() -> str | None:
     return shutil.which("PythonSlicer") or next(found, None)
 
 
+def panel_words() -> dict[str, str]:
+    """What the worker says of the command line's options → what the panel has in their place."""
+    return {
+        "or --few if": _('or tick "Few images will do" if'),
+        "choose --device cpu": _("choose the CPU as device"),
+        "give a mask of the cord with --cord": _('choose a segmentation of the cord under "Region"'),
+        "give --discs": _('choose points on the discs under "Region"'),
+        "choose another --out folder": _("give another name"),
+        "choose another --out.": _("choose another folder for the results."),
+    }
+
+
+def _in_panel_words(text):
+    for said, meant in panel_words().items():
+        text = text.replace(said, meant)
+    return text
+
+
 class Job:
     """One run of the worker.
 
@@ -103,7 +121,14 @@ class Job:
         paths = [str(Path(U2ADLib.__file__).resolve().parents[1]), environment.value("PYTHONPATH", "")]
         environment.insert("PYTHONPATH", os.pathsep.join(path for path in paths if path))
         environment.insert("PYTHONIOENCODING", "utf-8")
+        environment.insert("PYTHONSAFEPATH", "1")  # nothing is imported from the working directory
         process.setProcessEnvironment(environment)
+        place = Path(slicer.app.temporaryPath)
+        from_there = [str(Path(one).relative_to(place)) if place in Path(one).parents else one for one in arguments]
+        if from_there != arguments and not str(place).isascii():
+            # On Windows, the worker's ITK opens no path with such letters; the names of our own files have none.
+            process.setWorkingDirectory(str(place))
+            arguments = from_there
         process.connect("readyReadStandardOutput()", self._read)
         process.connect("readyReadStandardError()", self._read_errors)
         process.connect("finished(int,QProcess::ExitStatus)", self._finished)
@@ -159,11 +184,11 @@ class Job:
         elif "pid" in values:
             self._pid = values["pid"]
         elif "error" in values:
-            self.error = values["error"]
+            self.error = _in_panel_words(values["error"])
         elif "message" in values:
-            self.notes.append(values["message"])
+            self.notes.append(_in_panel_words(values["message"]))
             if self._on_note:
-                self._on_note(values["message"])
+                self._on_note(self.notes[-1])
         elif "result" in values:
             self.result = values
 
@@ -198,7 +223,7 @@ class Job:
             self._end(FAILED, self._explained(code, crashed))
 
     def _explained(self, code, crashed):
-        """Why it ended, and what to do. What the worker says itself is told as it is."""
+        """Why it ended, and what to do. What the worker says itself is told in its words."""
         if self.error:
             return self.error
         said = " ".join(self._said)

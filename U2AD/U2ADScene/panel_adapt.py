@@ -17,9 +17,12 @@ from . import adapting
 from .adapting import Adaptation, Request
 from .curves import CurvesChart, quantity_titles
 from .job import CANCELLED, CANCELLING, DONE, ENDED
+from .panel_batch import recall_folder, remember_folder
 from .panel_model import ModelSection
+from .panel_results import WRONG, marked
 
 FOLDER, SCENE = "folder", "scene"
+MOST_LEFT_OUT = 10  # images that are named in the end
 
 
 class AdaptSection:
@@ -37,12 +40,13 @@ class AdaptSection:
         self.ui, self._model, self._ready, self._cords = ui, model, ready, cords
         self.adaptation, self.program = None, None
         self.curves = CurvesChart()
-        self._volumes_of: dict[str, tuple[str, ...]] = {}  # of the adaptations of this session
+        self._chosen_for: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {}  # volumes, cords: of this session's
         self._filling = False
         for value, text in ((FOLDER, _("A folder of images")), (SCENE, _("Volumes in this scene"))):
             ui.adaptInputSelector.addItem(text, value)
         for value, text in quantity_titles().items():
             ui.curvesSelector.addItem(text, value)
+        recall_folder(ui.adaptFolder, "adapt")
         self._connect()
         self._fit_input()
         self.refresh()
@@ -151,7 +155,7 @@ class AdaptSection:
 
     # --- start, stop, continue
 
-    def _request(self, name):
+    def _request(self, name, cords=None):
         ui = self.ui
         from_scene = ui.adaptInputSelector.currentData == SCENE
         return Request(
@@ -159,7 +163,7 @@ class AdaptSection:
             model=ui.adaptModelSelector.currentData or "default",
             folder=None if from_scene else ui.adaptFolder.directory,
             volumes=self.ticked() if from_scene else (),
-            cords=self._cords() if from_scene else {},
+            cords=(self._cords() if cords is None else cords) if from_scene else {},
             epochs=ui.adaptEpochs.value,
             few=ui.adaptFewCheckBox.checked,
             device=self._model.settings.device,
@@ -180,12 +184,14 @@ class AdaptSection:
     def _continue(self):
         name = self.ui.unfinishedSelector.currentData
         self._show_settings(name)
-        self._start(name)
+        _volumes, cords = self._chosen_for.get(name, ((), None))
+        self._start(name, cords)
 
-    def _start(self, name):
+    def _start(self, name, cords=None):
+        """:param cords: see `Request.cords`; None: those chosen in the panel."""
         try:
             self.adaptation = Adaptation(
-                self._request(name),
+                self._request(name, cords),
                 on_progress=self._progress,
                 on_state=self._state_changed,
                 on_curves=self.curves.update,
@@ -198,7 +204,8 @@ class AdaptSection:
             self._complain(str(error))
             return
         request = self.adaptation.request
-        self._volumes_of[name] = request.volumes
+        if request.folder is not None:
+            remember_folder(self.ui.adaptFolder, "adapt")
         self.curves.update(
             adapting.read_curves(request.out), title=_("Adaptation of {source}").format(source=request.model)
         )
@@ -232,8 +239,8 @@ class AdaptSection:
         ui.adaptInputSelector.setCurrentIndex(ui.adaptInputSelector.findData(FOLDER if known.folder else SCENE))
         if known.folder:
             ui.adaptFolder.directory = known.folder
-        elif volumes := self._volumes_of.get(name):
-            self._tick(volumes)
+        elif name in self._chosen_for:
+            self._tick(self._chosen_for[name][0])
         else:
             return _("Tick the volumes that {name} was started with.").format(name=name)
         return ""
@@ -261,18 +268,28 @@ class AdaptSection:
         if state in ENDED:
             self.adaptation = None
             name = adaptation.request.name
+            self._keep_choice(adaptation)
+            left_out = _left_out_text(adaptation)
             if state == DONE:
-                self._say(_("Done. The model {name} is chosen above.").format(name=name))
+                self._say(_("Done. The model {name} is chosen above.").format(name=name) + left_out)
                 self._model.choose(name)
             elif state == CANCELLED:
-                self._say(adaptation.error)
+                self._say(adaptation.error + left_out)
             else:
-                self._complain(adaptation.error)
+                self._complain(adaptation.error + left_out)
             self._fill_unfinished(name)
             self.refresh()
             self._propose_name()
             return
         self._fit_buttons()
+
+    def _keep_choice(self, adaptation):
+        """Of volumes and their cords, with which it can be continued; those that it refuses are no use."""
+        request = adaptation.request
+        if adaptation.has_other_data:
+            self._chosen_for.pop(request.name, None)
+        elif request.volumes:
+            self._chosen_for[request.name] = request.volumes, dict(request.cords) | adaptation.cords
 
     def _quantity_chosen(self, index=None):
         self.curves.update(self.curves.columns, quantity=self.ui.curvesSelector.currentData)
@@ -280,7 +297,23 @@ class AdaptSection:
     # --- messages
 
     def _say(self, text):
-        self.ui.adaptStatus.text = html.escape(text, quote=False)
+        self.ui.adaptStatus.text = _as_html(text)
 
     def _complain(self, text):
-        self.ui.adaptStatus.text = f'<b style="color:#a61b1b">{html.escape(text, quote=False)}</b>'
+        self.ui.adaptStatus.text = marked(_as_html(text), WRONG)
+
+
+def _as_html(text):
+    return html.escape(text, quote=False).replace("\n", "<br>")
+
+
+def _left_out_text(adaptation):
+    """Lines that name the images that were not used; "" where all were."""
+    left_out = adaptation.left_out
+    if not left_out:
+        return ""
+    lines = [_("Images that were left out: {number}.").format(number=len(left_out))]
+    lines += [f"{name}: {why}" for name, why in left_out[:MOST_LEFT_OUT]]
+    if len(left_out) > MOST_LEFT_OUT:
+        lines.append(_("And {number} more.").format(number=len(left_out) - MOST_LEFT_OUT))
+    return "\n" + "\n".join(lines)

@@ -86,8 +86,11 @@ class ModelSection:
             self.job.cancel()
 
     def _look_for_devices(self, collapsed):
-        """Ask a worker what there is, once the section is opened: it takes torch, which does not belong in here."""
-        if collapsed or self.job is not None:
+        """Ask a worker what there is, when the section is opened: it takes torch, which does not belong in here.
+
+        Asked again where there was no answer: torch may have been installed since.
+        """
+        if collapsed or (self.job is not None and (self.job.state == DONE or not self.job.ended)):
             return
         self.job = Job(on_state=self._devices_found)
         self.job.start(["devices"], self.program)
@@ -180,6 +183,12 @@ class ModelSection:
             remove_model(entry.name)
         except U2ADError as error:
             self._complain(str(error))
+        except OSError as error:
+            self._complain(
+                _("The model {name} could not be deleted: {error}. Close what uses its files, and try again.").format(
+                    name=entry.name, error=error.strerror or error
+                )
+            )
         self._fill_models()
 
 
@@ -200,9 +209,10 @@ def card_text(entry) -> str:
     training = entry.card.get("training", {})
     lines = []
     if source := source_of(entry):
+        people = training.get("people_count", training.get("people", "?"))  # the latter in older cards
         lines.append(
             _("Adapted from {source} to {slices} slices of {people} people.").format(
-                source=source, slices=training.get("slices", "?"), people=training.get("people", "?")
+                source=source, slices=training.get("slices", "?"), people=people
             )
         )
         figures = entry.card.get("metrics", {}).get("adapted_slices", {})

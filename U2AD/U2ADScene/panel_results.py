@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import qt
+import slicer.util
 from slicer.i18n import tr as _
 
 from U2ADLib.config import SEGMENT_NAMES
@@ -17,7 +18,9 @@ OVERLAYS = ("anomaly", "error", "uncertainty", "reconstruction", "")
 ROW_HEIGHT = 22  # px
 MOST_ROWS = 6  # of the table of findings; more are scrolled to
 LARGEST_SCORE = 1.0  # scores are mean errors of intensities 0–1
-FLAGGED, QUIET, UNKNOWN, FLAGGED_ROW, DOUBTFUL = "#b3541e", "#3c6e47", "#5a5a5a", "#f6d9c4", "#f5e6a8"
+# Backgrounds of black text, which is readable so in Slicer's light theme and in its dark one.
+FLAGGED, QUIET, UNKNOWN, DOUBTFUL, WRONG = "#f6d9c4", "#d3ead8", "#e4e4e4", "#f5e6a8", "#f6cccc"
+TEXT = "#000000"
 
 
 class ResultsSection:
@@ -62,6 +65,7 @@ class ResultsSection:
             (ui.levelDownButton, lambda: self._shift_levels(1)),
             (ui.useDiscsButton, self._use_discs),
             (ui.exportButton, self._export),
+            (ui.showButton, self._show_in_views),
         ):
             button.connect("clicked(bool)", lambda *_checked, react=react: react())
         ui.overlaySelector.connect("currentIndexChanged(int)", self._overlay_chosen)
@@ -72,11 +76,16 @@ class ResultsSection:
         ui.segmentsTable.connect("cellClicked(int,int)", self._segment_chosen)
         ui.findingsTable.connect("cellClicked(int,int)", self._finding_chosen)
 
-    def show_newest(self, volume) -> None:
-        """Show the newest results of a volume node, or that there are none."""
+    def show_newest(self, volume, in_views: bool = False) -> None:
+        """Show the newest results of a volume node, or that there are none.
+
+        :param in_views: show its image and these results in the views, too, in whatever layout there is.
+        """
         runs = results.find(volume) if volume else []
         try:
             self.show(runs[-1] if runs else None)
+            if runs and in_views:
+                self._present(in_layout=False)
         except U2ADError as error:
             self.show(None)
             self._complain(str(error))
@@ -105,7 +114,7 @@ class ResultsSection:
         ui = self.ui
         for widget in (
             ui.segmentThreshold, ui.patientThreshold, ui.overlaySelector, ui.legendCheckBox, ui.opacitySlider,
-            ui.levelUpButton, ui.levelDownButton, ui.useDiscsButton, ui.exportButton,
+            ui.levelUpButton, ui.levelDownButton, ui.useDiscsButton, ui.exportButton, ui.showButton,
         ):  # fmt: skip
             widget.enabled = nodes is not None
         ui.segmentsTable.visible = nodes is not None
@@ -119,10 +128,21 @@ class ResultsSection:
         self._fit_sliders(analysis)
         self._fill_results(analysis)
         if present:
-            display.present(nodes, analysis)
-            chart.set_marker(nodes, display.worst(analysis)[0])
-            self._overlay_chosen()
+            self._present()
         self._connect_views(analysis)
+
+    def _present(self, in_layout=True):
+        """Show the results in the views. :param in_layout: in ours, with the plot."""
+        analysis = self._analyses.of(self.nodes)
+        display.present(self.nodes, analysis, in_layout)
+        chart.set_marker(self.nodes, display.worst(analysis)[0])
+        self._overlay_chosen()
+
+    def _show_in_views(self):
+        try:
+            self.show(self.nodes, present=True)
+        except U2ADError as error:
+            self._complain(str(error))
 
     def _fit_sliders(self, analysis):
         """Ranges in which scores and thresholds lie; set once for a run, so that a slider does not jump when moved."""
@@ -140,7 +160,7 @@ class ResultsSection:
         ui, self._filling = self.ui, True
         flagged = bool(analysis.flagged) or analysis.patient_flagged
         colour = FLAGGED if flagged else QUIET if analysis.thresholds else UNKNOWN
-        ui.verdictLabel.text = f'<b style="color:{colour}; font-size:large">{verdict(analysis)}</b>'
+        ui.verdictLabel.text = marked(verdict(analysis), colour, "; font-size:large")
         notes = [
             _("Model {model}, {score}").format(
                 model=analysis.provenance["model"]["name"], score=display.score_title(analysis.score)
@@ -177,7 +197,7 @@ class ResultsSection:
             for c, text in enumerate(texts):
                 item = qt.QTableWidgetItem(text)
                 if flagged:
-                    item.setBackground(qt.QBrush(qt.QColor(FLAGGED_ROW)))
+                    _mark(item, FLAGGED)
                 table.setItem(r, c, item)
 
     def _fill_findings(self, analysis):
@@ -193,7 +213,7 @@ class ResultsSection:
                 item = qt.QTableWidgetItem(text)
                 item.setToolTip(titles[c][1])
                 if finding.at_border:
-                    item.setBackground(qt.QBrush(qt.QColor(DOUBTFUL)))
+                    _mark(item, DOUBTFUL)
                 table.setItem(r, c, item)
         table.setFixedHeight((min(len(found), MOST_ROWS) + 1) * ROW_HEIGHT + 8)
 
@@ -269,12 +289,27 @@ class ResultsSection:
 
     def _export(self):
         folder = Path(self.ui.exportFolder.directory) / f"{PREFIX}{self.nodes.run}"
+        overwrite = folder.is_dir() and any(folder.iterdir())
+        if overwrite and not slicer.util.confirmOkCancelDisplay(
+            _("There is a report of these results already, in {folder}. Replace it?").format(folder=folder)
+        ):
+            return
         try:
-            *_others, page = export_report(self._analyses.of(self.nodes), folder)
+            *_others, page = export_report(self._analyses.of(self.nodes), folder, overwrite)
         except U2ADError as error:
             self._complain(str(error))
         else:
             self._say(_("Report: {path}").format(path=page))
+
+
+def marked(text: str, background: str, style: str = "") -> str:
+    """Rich text that can be read in a light theme and in a dark one. :param style: more of it, from a ";" on."""
+    return f'<b style="color:{TEXT}; background-color:{background}{style}">{text}</b>'
+
+
+def _mark(item, background):
+    item.setBackground(qt.QBrush(qt.QColor(background)))
+    item.setForeground(qt.QBrush(qt.QColor(TEXT)))
 
 
 def fit_table(table) -> None:

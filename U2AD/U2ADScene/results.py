@@ -12,6 +12,7 @@ import json
 import secrets
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -31,6 +32,7 @@ from . import chart, display, findings
 
 if TYPE_CHECKING:
     from U2ADLib.analysis import Analysis
+    from U2ADLib.roi.labels import Discs
 
 RUN = "U2AD.run"  # node attribute: id of the run
 ROLE = "U2AD."  # prefix of the record's node references
@@ -117,10 +119,11 @@ class _Content:
     state: str
 
 
-def show(analysis: "Analysis", volume_node, into: ResultNodes | None = None) -> ResultNodes:
+def show(analysis: "Analysis", volume_node, into: ResultNodes | None = None, keep_cord: bool = False) -> ResultNodes:
     """Make the nodes of a run, or update those of the run `into`, whose deleted ones are made again.
 
     :param volume_node: what was analysed; the analysis must lie on its grid, and `into` must be a run of it.
+    :param keep_cord: leave the cord's segment as it is, where there is one: the user may have corrected it.
     :raises InputError: it does not. On any error no new node stays in the scene.
     """
     if into and into.input not in (None, volume_node):
@@ -141,7 +144,7 @@ def show(analysis: "Analysis", volume_node, into: ResultNodes | None = None) -> 
             if node is not record:
                 record.SetNodeReferenceID(ROLE + role, node.GetID())
         result = ResultNodes(run, _file_into_folder(nodes, run, volume_node), nodes)
-        _fill(result, analysis, content, volume_node, made)
+        _fill(result, analysis, content, volume_node, made, keep_cord)
     except BaseException:
         folder = _folder(run, nodes)
         for node in made:
@@ -164,7 +167,45 @@ def update_flags(nodes: ResultNodes, analysis: "Analysis") -> None:
 
 def find(volume_node) -> list[ResultNodes]:
     """The runs of a volume that are in the scene, the newest last."""
-    return [nodes for nodes in _all_runs() if nodes.input is volume_node]
+    return [nodes for nodes in every_run() if nodes.input is volume_node]
+
+
+def keep_corrections(nodes: ResultNodes, analysis: "Analysis", volume_node) -> list:
+    """Copy what the user corrected in the segments and the discs of a run, before `analysis` takes their place.
+
+    A part is copied that is neither as the run made it nor as the new analysis has it. What was only taken away from
+    the segment of a level is not copied: that happens when the cord is painted.
+
+    :returns: the new nodes, named "… corrected".
+    """
+    analyses = [analysis]
+    with suppress(InputError):  # where the old run cannot be read, only what the new one has is known
+        analyses.append(restore(nodes, volume_node))
+    kept = [_keep_segments(nodes, analyses, volume_node), _keep_discs(nodes, analyses)]
+    kept = [node for node in kept if node]
+    hierarchy = _hierarchy()
+    if nodes.folder_item != hierarchy.GetInvalidItemID():
+        for node in kept:
+            hierarchy.SetItemParent(hierarchy.GetItemByDataNode(node), nodes.folder_item)
+    return kept
+
+
+def moved_discs(nodes: ResultNodes, analysis: "Analysis") -> "Discs | None":
+    """The discs of an analysis with those points that were moved, added or deleted in the scene since; None where none
+    is known in either. :raises InputError: the points in the scene cannot be used.
+    """
+    from U2ADLib.roi.labels import Discs, moved
+
+    from .inputs import discs_from_markups
+
+    points = _disc_points(analysis)
+    discs = Discs(points, analysis.region.disc_convention)
+    if nodes.discs is None or not nodes.discs.GetNumberOfControlPoints():
+        return discs if points else None
+    placed = discs_from_markups(nodes.discs, nodes.input).points
+    changed = {n: point for n, point in placed.items() if n not in points or not _is_same_place(point, points[n])}
+    left = {n: point for n, point in points.items() if n in placed}
+    return moved(Discs(left, discs.convention or "sct"), changed)
 
 
 def cord_was_given(nodes: ResultNodes) -> bool:
@@ -274,6 +315,99 @@ def _record_text(analysis, state_sha256):
     return json.dumps(record)
 
 
+# --- corrections ---
+
+
+def _keep_segments(nodes, analyses, volume_node):
+    """A segmentation with the corrected segments of a run; None where there are none."""
+    from U2ADLib.config import SEGMENT_NAMES
+
+    node = nodes.segmentation
+    if node is None:
+        return None
+    numbers = {name: number for number, name in SEGMENT_NAMES.items()}
+    cords = [one.on_input("cord") > 0 for one in analyses]
+    levels = [one.on_input("segments") for one in analyses]
+    corrected = []
+    for key in (CORD_ID, *numbers):
+        there = _voxels(node, key, volume_node)
+        if there is None:
+            continue
+        if key == CORD_ID:
+            is_known = any(np.array_equal(there, cord) for cord in cords)
+        else:
+            is_known = any(not (there & (level != numbers[key])).any() for level in levels)
+        if not is_known:
+            corrected.append(key)
+    if not corrected:
+        return None
+    copy = _corrected(node)
+    copy.SetReferenceImageGeometryParameterFromVolumeNode(volume_node)
+    for key in corrected:
+        copy.GetSegmentation().CopySegmentFromSegmentation(node.GetSegmentation(), key)
+    copy.CreateDefaultDisplayNodes()
+    copy.GetDisplayNode().SetVisibility(False)
+    return copy
+
+
+def _voxels(node, key, volume_node):
+    """(I, J, K) bool of a segment on the volume's grid; None where it is empty or not there."""
+    if node.GetSegmentation().GetSegment(key) is None:
+        return None
+    try:
+        array = slicer.util.arrayFromSegmentBinaryLabelmap(node, key, volume_node)
+    except (RuntimeError, AttributeError):  # the latter where the export made no image at all
+        return None
+    return array.transpose() > 0 if array is not None and array.any() else None
+
+
+def _keep_discs(nodes, analyses):
+    """Markups with the discs as they lie in the scene; None where an analysis has them so."""
+    from U2ADLib.roi.labels import DISC_NAMES
+
+    node = nodes.discs
+    if node is None or not node.GetNumberOfControlPoints():
+        return None
+    lie = [(node.GetNthControlPointLabel(k), node.GetNthControlPointPosition(k)) for k in _control_points(node)]
+    for one in analyses:
+        points = [(DISC_NAMES[n], point) for n, point in _disc_points(one).items()]
+        if len(points) == len(lie) and all(
+            name == known and _is_same_place(point, place)
+            for (name, point), (known, place) in zip(lie, points, strict=True)
+        ):
+            return None
+    copy = _corrected(node)
+    for name, point in lie:
+        copy.AddControlPoint(vtk.vtkVector3d(*point), name)
+    copy.CreateDefaultDisplayNodes()
+    copy.GetDisplayNode().SetVisibility(False)
+    return copy
+
+
+def _control_points(node):
+    """Numbers of the points that have been placed."""
+    every = range(node.GetNumberOfControlPoints())
+    return [k for k in every if node.GetNthControlPointPositionStatus(k) == node.PositionDefined]
+
+
+def _disc_points(analysis):
+    """Number → RAS mm (3,) of the discs of an analysis."""
+    grid, discs = analysis.stack.grid, analysis.region.discs or {}
+    return {n: grid.stack_to_ras(np.reshape(point, (1, 3)))[0] for n, point in discs.items()}
+
+
+def _is_same_place(point, other):
+    return np.abs(np.asarray(point) - other).max() <= _SAME_PLACE_MM
+
+
+def _corrected(node):
+    """A new node of the same class, below the same transform."""
+    name = slicer.mrmlScene.GenerateUniqueName(_("{name} corrected").format(name=node.GetName()))
+    copy = slicer.mrmlScene.AddNewNodeByClass(node.GetClassName(), name)
+    copy.SetAndObserveTransformNodeID(node.GetTransformNodeID())
+    return copy
+
+
 # --- nodes ---
 
 
@@ -314,7 +448,8 @@ def _remove_node(node):
             scene.RemoveNode(one)
 
 
-def _all_runs():
+def every_run() -> Iterator[ResultNodes]:
+    """The runs of the scene, whatever volume they belong to."""
     for record in slicer.util.getNodesByClass("vtkMRMLTextNode"):
         run = record.GetAttribute(RUN)
         if run and record.GetNodeReferenceID(INPUT):
@@ -374,7 +509,7 @@ def _remove_folder_if_empty(folder):
 # --- filling ---
 
 
-def _fill(nodes, analysis, content, volume_node, made):
+def _fill(nodes, analysis, content, volume_node, made, keep_cord):
     """Give every node its content. Only the nodes in `made` get our looks: the user may have changed the others'."""
 
     def is_new(node):  # or its display was deleted; some new nodes are given one by Slicer's own logics
@@ -389,7 +524,7 @@ def _fill(nodes, analysis, content, volume_node, made):
             display.style_map(nodes, name)
     nodes["anomaly"].SetAttribute(display.SCORE, analysis.score)
     display.set_colour_range(nodes, analysis)
-    _fill_segmentation(nodes.segmentation, analysis, content, volume_node)
+    _fill_segmentation(nodes.segmentation, analysis, content, volume_node, keep_cord)
     if is_new(nodes.segmentation):
         display.style_segmentation(nodes.segmentation)
     _colour_segments(nodes.segmentation, analysis)
@@ -408,7 +543,7 @@ def _fill_map(node, array, volume_node):
     node.EndModify(changing)
 
 
-def _fill_segmentation(node, analysis, content, volume_node):
+def _fill_segmentation(node, analysis, content, volume_node, keep_cord):
     """One segment for the cord, one for each covered segment; segments that the user added are kept."""
     changing = node.StartModify()
     node.SetAndObserveTransformNodeID(volume_node.GetTransformNodeID())
@@ -418,10 +553,11 @@ def _fill_segmentation(node, analysis, content, volume_node):
     segmentation.SetSourceRepresentationName(binary)
     from U2ADLib.config import SEGMENT_NAMES
 
-    for name in (CORD_ID, *SEGMENT_NAMES.values()):
+    keeps_cord = keep_cord and segmentation.GetSegment(CORD_ID) is not None
+    for name in SEGMENT_NAMES.values() if keeps_cord else (CORD_ID, *SEGMENT_NAMES.values()):
         if segmentation.GetSegment(name):
             segmentation.RemoveSegment(name)
-    parts = [(CORD_ID, _("Spinal cord"), 1, _oriented(content.cord, volume_node))]
+    parts = [] if keeps_cord else [(CORD_ID, _("Spinal cord"), 1, _oriented(content.cord, volume_node))]
     shared = _oriented(content.segments, volume_node)  # they do not overlap, so they share one image
     parts += [(segment.name, segment.name, segment.number, shared) for segment in analysis.segments]
     for key, name, value, image in parts:
@@ -463,9 +599,7 @@ def _fill_discs(node, analysis, volume_node):
     hand."""
     from U2ADLib.roi.labels import DISC_NAMES
 
-    discs = analysis.region.discs or {}
-    grid = analysis.stack.grid
-    points = {DISC_NAMES[n]: grid.stack_to_ras(np.reshape(point, (1, 3)))[0] for n, point in discs.items()}
+    points = {DISC_NAMES[n]: point for n, point in _disc_points(analysis).items()}
     changing = node.StartModify()
     node.SetAndObserveTransformNodeID(volume_node.GetTransformNodeID())
     if [node.GetNthControlPointLabel(k) for k in range(node.GetNumberOfControlPoints())] != list(points):
@@ -473,7 +607,7 @@ def _fill_discs(node, analysis, volume_node):
         for name, point in points.items():
             node.AddControlPoint(vtk.vtkVector3d(*point), name)
     for k, point in enumerate(points.values()):
-        if np.abs(np.array(node.GetNthControlPointPosition(k)) - point).max() > _SAME_PLACE_MM:
+        if not _is_same_place(node.GetNthControlPointPosition(k), point):
             node.SetNthControlPointPosition(k, *point)
     node.EndModify(changing)
 

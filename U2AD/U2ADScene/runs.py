@@ -45,6 +45,7 @@ class Run:
     """One analysis of a volume node.
 
     :ivar nodes: the `ResultNodes`, once the job is DONE.
+    :ivar kept: copies of what the user had corrected in results that were replaced, see `results.keep_corrections`.
     :ivar error: what the user is told where it is not.
     """
 
@@ -64,7 +65,7 @@ class Run:
 
         self._volume_id, self._into = volume_node.GetID(), into
         self._on_state = on_state
-        self.nodes, self.analysis, self.error = None, None, ""
+        self.nodes, self.analysis, self.error, self.kept = None, None, "", []
         _remove_leftovers(Path(slicer.app.temporaryPath))
         self._folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=slicer.app.temporaryPath))
         self._observed = []
@@ -132,6 +133,8 @@ class Run:
         if volume_node is None:
             raise U2ADError(_("The volume was deleted before its results could be shown."))
         self.analysis = read_results(self._results, read_volume(self._folder / "volume.nrrd"))
+        if self._into:
+            self.kept = results.keep_corrections(self._into, self.analysis, volume_node)
         self.nodes = results.show(self.analysis, volume_node, self._into)
 
     def _tidy_up(self):
@@ -189,14 +192,11 @@ class Analyses:
         return self._relabel(nodes, discs_from_markups(markups or nodes.discs, nodes.input))
 
     def _discs(self, nodes):
-        from U2ADLib.roi.labels import Discs
-
-        analysis = self.of(nodes)
-        region = analysis.region
-        points = {n: analysis.stack.grid.stack_to_ras(point) for n, point in (region.discs or {}).items()}
-        if not points:
+        """Those in the scene: the user may have moved some."""
+        discs = results.moved_discs(nodes, self.of(nodes))
+        if discs is None:
             raise U2ADError(_("No disc is known in these results: place points named C2/3 … and use them."))
-        return Discs(points, region.disc_convention)
+        return discs
 
     def _relabel(self, nodes, discs):
         from U2ADLib.analysis import relabelled
@@ -205,7 +205,7 @@ class Analyses:
             raise U2ADError(_("No disc from C2/3 to C7/T1 would be left."))
         analysis = relabelled(self.of(nodes), discs)
         self.keep(nodes, analysis)
-        results.show(analysis, nodes.input, nodes)
+        results.show(analysis, nodes.input, nodes, keep_cord=True)
         return analysis
 
 

@@ -228,9 +228,10 @@ def heat_overlay(grey: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def heat_top(analysis) -> float:
-    """The anomaly shown in the last colour: 2.5 segment thresholds, or the highest value where there are none."""
+    """The anomaly shown in the last colour: 2.5 segment thresholds, at most 1, as no anomaly is higher; or the highest
+    value where there are no thresholds."""
     if analysis.thresholds:
-        return HEAT_TOP * analysis.thresholds.segment
+        return min(HEAT_TOP * analysis.thresholds.segment, 1.0)
     return float(analysis.anomaly.max()) or 1.0
 
 
