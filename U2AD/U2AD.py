@@ -526,7 +526,7 @@ class U2ADLogic(ScriptedLoadableModuleLogic):
         :param progress: called with stage, 0–1 and seconds left.
         :param program: another Python than PythonSlicer.
         :param cords: volume node → segmentation or label map with its cord. A volume without one has the cord that
-            its newest analysis was given, if it was; that of the others is found.
+            its newest analysis was given, or that you corrected there; that of the others is found.
         :raises U2ADLib.errors.U2ADError: something cannot be used, or it failed or was stopped.
         """
         from U2ADLib.package import find_model
