@@ -32,6 +32,7 @@ from ..roi.source import Prepared, prepare
 from ..scoring.evidence import across_slices, discriminator_logits, probability
 from ..simulation.plant import plant_in_volume
 from ..volume import Volume
+from .benchmark.learned import refuse_known
 from .benchmark.metrics import interval
 from .settings import auroc
 
@@ -259,10 +260,10 @@ def main(arguments=None) -> None:
         model = load_model(options.models.format(person=case.person))
         if not model.discriminators:
             raise UsageError(f"{model.name} has no default score.")
-        _refuse_known(model, "discriminator_training", case.person)  # the network is not looked at
+        refuse_known(model, "discriminator_training", case.person)  # the network is not looked at
         region = options.region_models and load_region_model(options.region_models.format(person=case.person))
         if region:
-            _refuse_known(region, "training", case.person)
+            refuse_known(region, "training", case.person)
         config = model.scores["default"]
         if options.edge is not None:
             config = replace(config, edge_mm=options.edge)
@@ -275,14 +276,6 @@ def main(arguments=None) -> None:
     print(text)
     if options.out:
         _write(options.out, scored, text)
-
-
-def _refuse_known(model, training, person):
-    known = model.card.get(training, {}).get("people")
-    if not isinstance(known, list):
-        raise UsageError(f"{model.name} does not say whom it has learnt from: it cannot be tested on anybody.")
-    if person in known:
-        raise UsageError(f"{model.name} has learnt from {person}: give a model that has not seen this person.")
 
 
 def _write(folder, scored, text):

@@ -11,7 +11,7 @@ import numpy as np
 from ...config import MonteCarloConfig
 from ...errors import UsageError
 from ...montecarlo import monte_carlo
-from ...package import load_model
+from ...package import Model, RegionModel, load_model
 from ...scoring.evidence import CERTAIN, discriminator_logits
 from ...scoring.gain import local_gain
 from .methods import Fold, Variant
@@ -29,20 +29,12 @@ class Discriminated:
     def fit(self, fold: Fold) -> None:
         """Load the package that never saw the person. :raises UsageError: it did, or does not say whom it saw."""
         self.model = load_model(self.packages.format(person=fold.test))
-        self._refuse(fold.test, "discriminator_training")
+        refuse_known(self.model, "discriminator_training", fold.test)
 
     def maps(self, images: np.ndarray, cords: np.ndarray) -> dict[str, np.ndarray]:
         """See `methods.Method`."""
         logits = discriminator_logits(self.model.discriminators, standard(images), cords, None)
         return {"default score": np.where(cords, np.clip(logits, -CERTAIN, CERTAIN), -CERTAIN)}
-
-    def _refuse(self, person, entry):
-        training = self.model.card.get(entry, {})
-        people = training.get("people")
-        if not isinstance(people, list):
-            raise UsageError(f"The model {self.model.name} does not say whom it has learnt from: it cannot be tested.")
-        if person in [*people, *training.get("validation_people", ())]:
-            raise UsageError(f"The model {self.model.name} has learnt from {person}: it cannot be tested on {person}.")
 
 
 class Rebuilt(Discriminated):
@@ -57,7 +49,7 @@ class Rebuilt(Discriminated):
     def fit(self, fold: Fold) -> None:
         """As `Discriminated.fit`, for the network."""
         self.model = load_model(self.packages.format(person=fold.test))
-        self._refuse(fold.test, "training")
+        refuse_known(self.model, "training", fold.test)
 
     def maps(self, images: np.ndarray, cords: np.ndarray) -> dict[str, np.ndarray]:
         """See `methods.Method`."""
@@ -76,6 +68,16 @@ class Rebuilt(Discriminated):
             "uncertainty": rebuilt.epistemic[:, *place],
         }
         return {name: values[:, :, ::-1].copy() for name, values in maps.items()}
+
+
+def refuse_known(model: Model | RegionModel, entry: str, person: str) -> None:
+    """:raises UsageError: that entry of the model's card says that it has learnt from the person, or not from whom."""
+    training = model.card.get(entry, {})
+    people = training.get("people")
+    if not isinstance(people, list):
+        raise UsageError(f"The model {model.name} does not say whom it has learnt from: it cannot be tested.")
+    if person in [*people, *training.get("validation_people", ())]:
+        raise UsageError(f"The model {model.name} has learnt from {person}: it cannot be tested on {person}.")
 
 
 def standard(images: np.ndarray) -> np.ndarray:
