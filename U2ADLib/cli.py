@@ -433,6 +433,7 @@ def _threshold_lines(entries: list[dict]) -> list[str]:
 def train_region(options, console: Console) -> None:
     """`u2ad train-region`"""
     with _cancellable(options, console, TRAINING_KEPT) as progress:
+        from .training.axial import AxialTrainConfig
         from .training.region import RegionTrainConfig
         from .training.region_recipe import train_region_from_folder
 
@@ -443,6 +444,7 @@ def train_region(options, console: Console) -> None:
             phantoms=options.phantoms,
             contrast=options.contrast,
             config=RegionTrainConfig(steps=options.steps, batch=options.batch, seed=options.seed),
+            outline=AxialTrainConfig(steps=options.outline_steps, seed=options.seed),
             device=options.device,
             progress=progress,
             say=console.say,
@@ -747,6 +749,9 @@ def build_parser() -> argparse.ArgumentParser:
     region.add_argument("--phantoms", type=int, default=500, metavar="N", help="simulated necks (%(default)s)")
     region.add_argument("--steps", type=_positive, default=3000, metavar="N", help="batches (%(default)s)")
     region.add_argument("--batch", type=_positive, default=8, metavar="N", help="slices in a batch (%(default)s)")
+    region.add_argument(
+        "--outline-steps", type=_positive, default=3000, metavar="N", help="batches for the outline (%(default)s)"
+    )
     region.add_argument("--seed", type=_seed, default=0)
 
     rivals = command(commands, evaluate, "evaluate", "compare U2AD with other methods: tables and a report", [running])

@@ -1,5 +1,5 @@
-"""Model packages: a folder with `model.json`, `weights.safetensors` and, for the default score,
-`discriminators.safetensors`, and nothing that could run code.
+"""Model packages: a folder with `model.json`, `weights.safetensors` and nothing that could run code. With them lie, for
+the default score, `discriminators.safetensors`, and for a second look at the cord's outline, `axial.safetensors`.
 
 `model.json` (the card) holds the architecture, preprocessing and scoring, what the model was trained on and how, the
 thresholds and how they were set, figures on data that did not train it, the licence, and the SHA-256 of the weights.
@@ -24,7 +24,7 @@ from .resources import resource
 
 FORMAT = 1
 CARD, WEIGHTS = "model.json", "weights.safetensors"
-DISCRIMINATORS = "discriminators.safetensors"  # where the package has any
+DISCRIMINATORS, AXIAL = "discriminators.safetensors", "axial.safetensors"  # where the package has them
 DEFAULT_MODEL = "default"
 NO_REGION_MODEL = "none"  # nothing is found; cord and discs must be given
 # What a package is for → the bundled one that is taken for "default".
@@ -95,7 +95,8 @@ class RegionModel:
     name: str
     network: "RegionNet"  # noqa: F821
     card: dict
-    sha256: str
+    sha256: str  # see `weights_sha256`
+    axial: "AxialNet | None" = None  # noqa: F821  (outlines the cord in axial planes)
 
 
 def user_models_folder() -> Path:
@@ -216,7 +217,7 @@ def verify_model(folder: Path) -> dict:
 
 
 def weights_sha256(card: dict) -> str:
-    """Checksum of the weights; of network and discriminators, joined by "+", where there are both."""
+    """Checksum of the weights; where there are several files, of all of them, joined by "+"."""
     return "+".join(str(entry.get("sha256")) for entry in _weight_files(card).values())
 
 
@@ -227,8 +228,8 @@ def package_files(card: dict) -> tuple[str, ...]:
 
 def _weight_files(card):
     """The package's files of weights, and what the card says of each."""
-    files = {WEIGHTS: card["weights"]}
-    return files | ({DISCRIMINATORS: card["discriminators"]} if card.get("discriminators") else {})
+    further = {DISCRIMINATORS: card.get("discriminators"), AXIAL: card.get("axial")}
+    return {WEIGHTS: card["weights"]} | {file: entry for file, entry in further.items() if entry}
 
 
 def load_model(name_or_folder: str | Path = DEFAULT_MODEL) -> Model:
@@ -264,13 +265,21 @@ def load_model(name_or_folder: str | Path = DEFAULT_MODEL) -> Model:
 def load_region_model(name_or_folder: str | Path = DEFAULT_MODEL) -> RegionModel:
     """Load a package that finds cord and discs. :raises ModelError, InstallationError: as `load_model`."""
     folder, card = _verified(name_or_folder, "region")
+    from .roi.axial import AxialArchitecture, AxialNet
     from .roi.network import RegionArchitecture, RegionNet
 
-    architecture = from_dict(
-        RegionArchitecture, card["architecture"] | {"widths": tuple(card["architecture"]["widths"])}
+    def built(network, architecture, values, file):
+        values = values | {"widths": tuple(values["widths"])}
+        return _with_weights(network(from_dict(architecture, values)), folder / file)
+
+    entry = card.get("axial")
+    return RegionModel(
+        name=card.get("name", folder.name),
+        network=built(RegionNet, RegionArchitecture, card["architecture"], WEIGHTS),
+        card=card,
+        sha256=weights_sha256(card),
+        axial=built(AxialNet, AxialArchitecture, entry["architecture"], AXIAL) if entry else None,
     )
-    network = _with_weights(RegionNet(architecture), folder / WEIGHTS)
-    return RegionModel(card.get("name", folder.name), network, card, card["weights"]["sha256"])
 
 
 def _verified(name_or_folder, kind):
@@ -303,11 +312,12 @@ def _with_weights(network, path, prefix=""):
     return network.eval()
 
 
-def save_model(folder: Path, network, card: dict, dtype: str = "float16", discriminators=()) -> None:
+def save_model(folder: Path, network, card: dict, dtype: str = "float16", discriminators=(), axial=None) -> None:
     """Write a package; the folder appears whole or not at all. An existing package there is replaced.
 
     :param card: what `model.json` shall say besides format, architecture and the checksum of the weights.
     :param discriminators: of one architecture, for the default score.
+    :param axial: outlines the cord in axial planes, for a package that finds it.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -322,6 +332,11 @@ def save_model(folder: Path, network, card: dict, dtype: str = "float16", discri
                 "count": len(parts),
                 "architecture": asdict(discriminators[0].architecture),
                 **_save_weights(temporary / DISCRIMINATORS, parts, dtype),
+            }
+        if axial is not None:
+            record["axial"] = {
+                "architecture": asdict(axial.architecture),
+                **_save_weights(temporary / AXIAL, {"": axial}, dtype),
             }
         write_json(temporary / CARD, record)
         _publish(temporary, folder)
@@ -406,9 +421,9 @@ def _unpack(archive: Path, folder: Path) -> None:
     """Take a package's files out of a zip, whatever folder they are in; nothing else is written."""
     try:
         with zipfile.ZipFile(archive) as packed:
-            for part in (CARD, WEIGHTS, DISCRIMINATORS):
+            for part in (CARD, WEIGHTS, DISCRIMINATORS, AXIAL):
                 found = [m for m in packed.infolist() if m.filename.rsplit("/", 1)[-1] == part]
-                if part == DISCRIMINATORS and not found:
+                if part in (DISCRIMINATORS, AXIAL) and not found:
                     continue
                 if len(found) != 1:
                     raise ModelError(f"{archive.name} is not a model package: it must hold one {part}.")
@@ -429,7 +444,8 @@ def _publish(temporary: Path, folder: Path) -> None:
         os.replace(temporary, folder)
         return
     (folder / CARD).unlink(missing_ok=True)  # without a card the folder is no package while it is half replaced
-    (folder / DISCRIMINATORS).unlink(missing_ok=True)
-    for part in (WEIGHTS, DISCRIMINATORS, CARD):
+    for part in (DISCRIMINATORS, AXIAL):
+        (folder / part).unlink(missing_ok=True)
+    for part in (WEIGHTS, DISCRIMINATORS, AXIAL, CARD):
         if (temporary / part).exists():
             os.replace(temporary / part, folder / part)

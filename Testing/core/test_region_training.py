@@ -87,8 +87,8 @@ def test_image_mask_and_tips_move_together():
     )  # fmt: skip
     from U2ADLib.training import region_data
 
-    original = region_data._changed
-    region_data._changed = lambda images, rng: images
+    original = region_data.changed
+    region_data.changed = lambda images, rng: images
     try:
         for _ in range(5):
             batch = draw_batch(data, np.array([0]), rng)
@@ -100,7 +100,7 @@ def test_image_mask_and_tips_move_together():
             cord = batch.masks[0, 0].nonzero().float().mean(0)
             assert cord[1] > batch.tips[0, :7, 1].mean() - 30  # the cord went along
     finally:
-        region_data._changed = original
+        region_data.changed = original
 
 
 def test_nothing_is_asked_beyond_the_field_of_view():

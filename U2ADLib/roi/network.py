@@ -8,14 +8,11 @@ a slice touches the cord's side, only they tell the cord from what lies beside i
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import nn
 
-from ..mae import Block, axis_embedding
+from ..mae import Block
+from .unet import UNet
 
 DISC_NUMBERS = tuple(range(3, 14))  # C2/C3 … C7/T1, and the discs of the chest down to T5/T6
 NEIGHBOUR_MM = 3.5  # the slices to both sides are those about so far away
@@ -45,17 +42,7 @@ def neighbours(slices: int, spacing_mm: float) -> np.ndarray:
     return np.clip(np.arange(slices)[:, None] + np.array([-step, 0, step]), 0, slices - 1)
 
 
-class Convolutions(nn.Sequential):
-    """Twice: 3 × 3 convolution, group normalisation, SiLU."""
-
-    def __init__(self, inner: int, outer: int, groups: int):
-        layers = []
-        for channels in (inner, outer):
-            layers += [nn.Conv2d(channels, outer, 3, padding=1, bias=False), nn.GroupNorm(groups, outer), nn.SiLU()]
-        super().__init__(*layers)
-
-
-class RegionNet(nn.Module):
+class RegionNet(UNet):
     """Slices (B, 3, H, W), 0–1 at 1 mm, rows from head to feet and columns from front to back → (B, 4, H, W).
 
     Three slices are given: that to the right, the slice itself, that to the left (`neighbours`).
@@ -65,49 +52,7 @@ class RegionNet(nn.Module):
     """
 
     def __init__(self, architecture: RegionArchitecture | None = None):
-        super().__init__()
-        self.architecture = architecture or RegionArchitecture()
-        widths, groups = self.architecture.widths, self.architecture.groups
-        self.down = nn.ModuleList(
-            Convolutions(inner, outer, groups) for inner, outer in zip((3, *widths), widths, strict=False)
-        )
-        self.attend = nn.ModuleList(
-            Block(widths[-1], self.architecture.heads, 2.0) for _ in range(self.architecture.blocks)
-        )
-        self.up = nn.ModuleList(Convolutions(below + here, here, groups) for here, below in pairwise(widths))
-        self.head = nn.Conv2d(widths[0], len(CHANNELS), 1)
-
-    def initialise(self, generator: torch.Generator) -> "RegionNet":
-        """Draw all weights from the generator (He normal); the head begins where nothing is anything."""
-        with torch.no_grad():
-            for module in self.modules():
-                if isinstance(module, nn.Conv2d):
-                    fan = module.weight[0].numel()
-                    module.weight.normal_(std=(2 / fan) ** 0.5, generator=generator)
-                elif isinstance(module, nn.Linear):
-                    module.weight.normal_(std=module.in_features**-0.5, generator=generator)
-                    module.bias.zero_()
-            for block in self.attend:  # begins as the identity
-                block.project.weight.zero_()
-                block.contract.weight.zero_()
-            self.head.weight.normal_(std=0.01, generator=generator)
-            self.head.bias.copy_(torch.tensor([-4.0, -4.0, -4.0, 0.0]))
-        return self
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        seen = []
-        for level, block in enumerate(self.down):
-            x = block(F.avg_pool2d(x, 2) if level else x)
-            seen.append(x)
-        x = seen.pop()
-        if len(self.attend):
-            rows, columns = (axis_embedding(n, x.shape[1] // 2).to(x) for n in x.shape[2:])
-            place = torch.cat([rows[:, None].expand(-1, len(columns), -1), columns.expand(len(rows), -1, -1)], 2)
-            tokens = x.flatten(2).transpose(1, 2) + place.flatten(0, 1)
-            for block in self.attend:
-                tokens = block(tokens, None)
-            x = tokens.transpose(1, 2).reshape(x.shape)
-        for block in reversed(self.up):
-            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-            x = block(torch.cat([x, seen.pop()], dim=1))
-        return self.head(x)
+        chosen = architecture or RegionArchitecture()
+        attend = [Block(chosen.widths[-1], chosen.heads, 2.0) for _ in range(chosen.blocks)]
+        super().__init__(chosen.widths, chosen.groups, (-4.0, -4.0, -4.0, 0.0), attend)  # nothing is anything
+        self.architecture = chosen

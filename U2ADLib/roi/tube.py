@@ -92,7 +92,7 @@ def clean_tube(probability: np.ndarray, slice_spacing_mm: float, threshold: floa
     probability = np.asarray(probability)
     mask = _near_its_middle(_consensus(probability >= threshold, slice_spacing_mm), slice_spacing_mm)
     # Filled first: an outline (a ventricle, the bladder) would otherwise pass for two thin tubes.
-    mask = _without_wide_runs(_filled(mask))
+    mask = _without_wide_runs(filled(mask))
     labels, count = ndimage.label(mask, np.ones((3, 3, 3)))
     chain = _best_chain(_pieces(labels, count, probability), slice_spacing_mm)
     cord = np.isin(np.arange(count + 1), [piece.label for piece in chain])[labels]
@@ -104,7 +104,7 @@ def clean_tube(probability: np.ndarray, slice_spacing_mm: float, threshold: floa
             f"The cord was not recognised over {gap:.0f} mm, {upper.bottom.row - chain[0].top.row + 1} mm below its "
             f"upper end (row {upper.bottom.row + 1}); the gap was bridged between both ends."
         )
-    cord, patched = _patched(_filled(cord), slice_spacing_mm)
+    cord, patched = _patched(filled(cord), slice_spacing_mm)
     if patched:
         doubts.append(f"Gaps that other slices do not have were filled in {patched} slice(s).")
     cord = _without_stray_slices(cord)
@@ -169,7 +169,7 @@ def _near_its_middle(mask, spacing):
     return mask & (np.abs(place[:, None] - middle) * spacing <= np.maximum(reach, spacing / 2))[:, :, None]
 
 
-def _filled(mask):
+def filled(mask):
     """Without holes in any slice."""
     mask = mask.copy()
     for k in np.flatnonzero(mask.any(axis=(1, 2))):

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from ..pictures.charts import line_chart
 from ..progress import Progress, no_progress
 from ..roi.network import DISC_NUMBERS, LEVELS, MIDDLE_LEVEL, RegionArchitecture, RegionNet
-from .checkpoint import network_tensors, resume, save_state
 from .data import sampling_weights
+from .fit import fit
 from .region_data import Batch, RegionSlices, draw_batch
 
 PARTS = ("loss", "cord", "canal", "heat", "level")
@@ -58,45 +58,31 @@ def train_region(
     """
     config, device = config or RegionTrainConfig(), torch.device(device)
     network = RegionNet(architecture).initialise(torch.Generator().manual_seed(config.seed)).to(device)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     recipe = {
         "architecture": asdict(network.architecture) | {"widths": list(network.architecture.widths)},
         "config": asdict(config),
         "data": [len(train), sha256("\n".join(train.people).encode()).hexdigest()],
         "labels": _labels_checksum(train),
     }
-    curves, first = [], 0
-    if stored := resume(folder, recipe, network, optimiser):
-        _, record = stored
-        curves, first = record["curves"], record["epoch"]
-        say(f"Resuming after step {first * config.steps_per_epoch} of {config.steps}.")
     weights = sampling_weights(train, config.real_share)
-    epochs = -(-config.steps // config.steps_per_epoch)
-    for epoch in range(first, epochs):
-        rng = np.random.default_rng([config.seed, epoch])
-        sums = torch.zeros(5, device=device)
-        network.train()
-        for step in range(epoch * config.steps_per_epoch, (epoch + 1) * config.steps_per_epoch):
-            progress("Training", step, epochs * config.steps_per_epoch)
-            for group in optimiser.param_groups:
-                group["lr"] = _learning_rate(config, step)
-            batch = draw_batch(train, rng.choice(len(train), config.batch, p=weights), rng)
-            losses = region_loss(network, _to(batch, device), config.heat_weight)
-            optimiser.zero_grad(set_to_none=True)
-            losses[0].backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimiser.step()
-            sums += torch.stack(losses).detach()
-        values = dict(zip(PARTS, (sums / config.steps_per_epoch).tolist(), strict=True))
-        curves.append({"epoch": epoch + 1, "rate": group["lr"], **values})
-        if validation is not None:
-            curves[-1] |= validate_region(network, validation, device)
-        save_state(
-            folder, network_tensors(network, optimiser), {"epoch": epoch + 1, "curves": curves, "recipe": recipe}
-        )
-        _draw_curves(folder, curves)
-    progress("Training", epochs * config.steps_per_epoch, epochs * config.steps_per_epoch)
-    return network.cpu().eval(), curves
+
+    def losses(rng):
+        batch = draw_batch(train, rng.choice(len(train), config.batch, p=weights), rng)
+        return region_loss(network, _to(batch, device), config.heat_weight)
+
+    curves = fit(
+        network,
+        folder,
+        config,
+        recipe,
+        PARTS,
+        losses,
+        lambda: {} if validation is None else validate_region(network, validation, device),
+        lambda curves: _draw_curves(folder, curves),
+        progress=progress,
+        say=say,
+    )
+    return network, curves
 
 
 def region_loss(network: RegionNet, batch: Batch, heat_weight: float) -> list[torch.Tensor]:
@@ -160,11 +146,6 @@ def _labels_checksum(data):
     last bit with the number of threads that made them."""
     parts = (data.cords, data.canals, data.tips, data.tips_known)
     return sha256(b"".join(part[~data.phantom].tobytes() for part in parts)).hexdigest()
-
-
-def _learning_rate(config, step):
-    warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
-    return config.learning_rate * warm * 0.5 * (1 + np.cos(np.pi * min(step / config.steps, 1)))
 
 
 def _to(batch, device):

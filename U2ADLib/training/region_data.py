@@ -239,7 +239,7 @@ def draw_batch(data: RegionSlices, chosen: np.ndarray, rng: np.random.Generator,
     heat_known, level_known = heat_known.float(), level_known.float()
     if change:
         seen = _field_of_view(count, rng)
-        images = _changed(_alone(images, rng), rng) * seen
+        images = changed(_alone(images, rng), rng) * seen
         known, heat_known, level_known = known * seen, heat_known * seen[:, 0], level_known * seen[:, 0]
     return Batch(images.clamp(0, 1), (masks > 0.5).float(), known, heat, heat_known, level, level_known, at)
 
@@ -311,9 +311,11 @@ def _field_of_view(count, rng):
     return seen
 
 
-def _changed(images, rng):
-    """Other contrast, coil, sharpness, noise, ghosts; every slice differently, and its neighbours as it. (B, 3, H, W),
-    0–1."""
+def changed(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Other contrast, coil, sharpness, noise, ghosts; every picture differently, and its neighbours as it.
+
+    :param images: (B, 3, H, W), 0–1, each with its neighbours to both sides: slices, or axial planes.
+    """
     count = len(images)
 
     def column(values):

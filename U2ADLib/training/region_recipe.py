@@ -1,16 +1,24 @@
-"""From a folder of images to a region model: what `u2ad train-region` does."""
+"""From a folder of images to a region model: what `u2ad train-region` does.
+
+Two networks are trained, one after the other: the one that finds cord and discs in sagittal slices, and the one that
+then outlines the cord in axial planes.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from ..config import Purpose
-from ..dataset import find_cases
+from ..dataset import Case, find_cases
 from ..device import choose_device, describe
 from ..errors import InputError, UsageError
 from ..package import save_model
 from ..progress import Progress, no_progress
+from ..roi.axial import AxialNet
 from ..roi.network import RegionArchitecture
+from .axial import AxialTrainConfig, join_volumes, phantom_volumes, train_axial, volumes_of_cases
 from .region import RegionTrainConfig, train_region
 from .region_data import PER_SEED, REGION_SEEDS, join, region_phantoms, slices_of_cases
 
@@ -28,16 +36,19 @@ def train_region_from_folder(
     contrast: str = "T2w",
     architecture: RegionArchitecture | None = None,
     config: RegionTrainConfig | None = None,
+    outline: AxialTrainConfig | None = None,
     device: str = "auto",
     progress: Progress = no_progress,
     say: Callable[[str], None] = lambda message: None,
 ) -> Path:
     """Train on the images of a folder that have a cord mask, disc labels or both, and write the package `out`.
 
-    A run that was stopped goes on when it is started again with the same arguments; its state is in `out/training`.
+    A run that was stopped goes on when it is started again with the same arguments; its state is in `out/training` and
+    `out/training/outline`.
 
     :param held_out: people who are only watched.
     :param phantoms: simulated necks of the kind "varied", and a third as many of the kind "clinical".
+    :param outline: of the second network, which learns from the images with masks and from the same phantoms.
     :param contrast: of the folder's images, see `dataset.find_cases`; phantoms have contrasts drawn at random.
     :raises InputError: nothing to learn from, or nobody of a name.
     :raises UsageError: phantoms whose seeds are kept for watching and judging.
@@ -51,21 +62,16 @@ def train_region_from_folder(
         raise InputError(f"{data} has no labelled image of {', '.join(sorted(unknown))}.")
     kept = [case for case in cases if case.person not in held_out]
     watched = [case for case in cases if case.person in held_out]
-    sets = [slices_of_cases(kept, say)] if kept else []
-    for seeds, kind in ((varied, "varied"), (clinical, "clinical")):
-        if len(seeds):
-            sets.append(region_phantoms(seeds, kind, progress))
-    learnt = join(sets)
-    seen = [
-        region_phantoms(range(WATCHED_SEEDS, WATCHED_SEEDS + count), kind, progress)
-        for kind, count in (("varied", VARIED_WATCHED), ("clinical", CLINICAL_WATCHED))
-    ]
-    if watched:
-        seen.append(slices_of_cases(watched, say))
+    learnt, seen = _slices(kept, watched, varied, clinical, progress, say)
     people = sorted({case.person for case in kept})
-    say(f"Training on {len(learnt)} slices of {len(people)} people and {phantoms + phantoms // 3} phantoms.")
-    network, curves = train_region(
-        learnt, join(seen), out / "training", architecture, config, device=target, progress=progress, say=say
+    slices = len(learnt)
+    say(f"Training on {slices} slices of {len(people)} people and {len(varied) + len(clinical)} phantoms.")
+    running = {"device": target, "progress": progress, "say": say}
+    network, curves = train_region(learnt, seen, out / "training", architecture, config, **running)
+    del learnt, seen  # several GB
+    outline = outline or AxialTrainConfig(seed=config.seed)
+    axial, outline_curves = train_outline(
+        kept, watched, out / "training" / "outline", outline, varied=varied, clinical=clinical, **running
     )
     card = {
         "kind": "region",
@@ -75,16 +81,75 @@ def train_region_from_folder(
             "method": "U-Net with attention on real and simulated slices of randomised contrast",
             "people": people,
             "held_out_people": sorted({case.person for case in watched}),
-            "slices": len(learnt),
+            "slices": slices,
             "phantoms": {"varied": len(varied), "clinical": len(clinical)},
             "phantom_seeds": [varied.start, clinical.start],
             "recipe": asdict(config),
+            "outline_recipe": asdict(outline),
             "device": describe(target),
         },
-        "metrics": {"held_out_slices": {k: v for k, v in curves[-1].items() if k.startswith("held_out_")}},
+        "metrics": {
+            "held_out_slices": {
+                name: value for name, value in (curves[-1] | outline_curves[-1]).items() if name.startswith("held_out_")
+            }
+        },
     }
-    save_model(out, network, card)
+    save_model(out, network, card, axial=axial)
     return out
+
+
+def train_outline(
+    kept: Sequence[Case],
+    watched: Sequence[Case],
+    folder: Path,
+    config: AxialTrainConfig,
+    *,
+    varied: range,
+    clinical: range,
+    device: torch.device,
+    progress: Progress = no_progress,
+    say: Callable[[str], None] = lambda message: None,
+) -> tuple[AxialNet | None, list[dict]]:
+    """Train the network of the second look; its state is in `folder`.
+
+    :param kept: images to learn from, those with masks. :param watched: of other people.
+    :param varied, clinical: seeds of the phantoms of both kinds.
+    :returns: as `train_axial`; no network where there is neither an image with a mask nor a phantom.
+    """
+    learnt = join_volumes(
+        [
+            volumes_of_cases(kept),
+            *(phantom_volumes(seeds, kind, progress) for seeds, kind in ((varied, "varied"), (clinical, "clinical"))),
+        ]
+    )
+    if not len(learnt):
+        say("No image has a cord mask: the model will not look at the cord a second time, in axial planes.")
+        return None, [{}]
+    seen = [phantom_volumes(range(WATCHED_SEEDS, WATCHED_SEEDS + CLINICAL_WATCHED), "clinical", progress)]
+    return train_axial(
+        learnt,
+        join_volumes([*seen, volumes_of_cases(watched)]),
+        folder,
+        config=config,
+        device=device,
+        progress=progress,
+        say=say,
+    )
+
+
+def _slices(kept, watched, varied, clinical, progress, say):
+    """What the first network learns from, and what is only watched."""
+    sets = [slices_of_cases(kept, say)] if kept else []
+    for seeds, kind in ((varied, "varied"), (clinical, "clinical")):
+        if len(seeds):
+            sets.append(region_phantoms(seeds, kind, progress))
+    seen = [
+        region_phantoms(range(WATCHED_SEEDS, WATCHED_SEEDS + count), kind, progress)
+        for kind, count in (("varied", VARIED_WATCHED), ("clinical", CLINICAL_WATCHED))
+    ]
+    if watched:
+        seen.append(slices_of_cases(watched, say))
+    return join(sets), join(seen)
 
 
 def _phantom_seeds(count, seed):

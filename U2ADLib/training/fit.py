@@ -1,0 +1,78 @@
+"""A supervised training that can be stopped at any moment and repeats itself from its seed: what the networks of the
+region share."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from ..progress import Progress, no_progress
+from .checkpoint import network_tensors, resume, save_state
+from .step import descend, set_rate, warm_up
+
+CLIP_NORM = 1.0
+
+
+class Schedule(Protocol):
+    """What `fit` reads of a training's settings."""
+
+    steps: int
+    learning_rate: float  # falls to zero along half a cosine, after a linear warm-up
+    warmup_steps: int
+    weight_decay: float
+    steps_per_epoch: int  # state is saved, and held-out data are looked at, so often
+    seed: int
+
+
+def fit(
+    network: torch.nn.Module,
+    folder: Path,
+    config: Schedule,
+    recipe: dict,
+    parts: Sequence[str],
+    losses: Callable[[np.random.Generator], list[torch.Tensor]],
+    watch: Callable[[], dict[str, float]],
+    draw: Callable[[list[dict]], None],
+    *,
+    stage: str = "Training",
+    progress: Progress = no_progress,
+    say: Callable[[str], None] = lambda message: None,
+) -> list[dict]:
+    """Train the network where it is, or go on where `folder` says it stopped. The last weights are taken.
+
+    :param recipe: JSON-able, what the training does and with which data.
+    :param parts: names of what `losses` returns for a new batch; the first is descended.
+    :param watch: figures on held-out data, after every epoch. :param draw: draws the curves.
+    :returns: the curves (one dict an epoch); the network is left on the CPU, in evaluation mode.
+    :raises ModelError: the folder holds the state of another training.
+    """
+    device = next(network.parameters()).device
+    optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    curves, first = [], 0
+    if stored := resume(folder, recipe, network, optimiser):
+        _, record = stored
+        curves, first = record["curves"], record["epoch"]
+        say(f"Resuming after step {first * config.steps_per_epoch} of {config.steps}.")
+    epochs = -(-config.steps // config.steps_per_epoch)
+    for epoch in range(first, epochs):
+        rng = np.random.default_rng([config.seed, epoch])
+        sums = torch.zeros(len(parts), device=device)
+        network.train()
+        for step in range(epoch * config.steps_per_epoch, (epoch + 1) * config.steps_per_epoch):
+            progress(stage, step, epochs * config.steps_per_epoch)
+            rate = config.learning_rate * warm_up(step, config.warmup_steps)
+            set_rate(optimiser, rate := rate * 0.5 * (1 + np.cos(np.pi * min(step / config.steps, 1))))
+            values = losses(rng)
+            descend(network, optimiser, values[0], CLIP_NORM)
+            sums += torch.stack(values).detach()
+        means = dict(zip(parts, (sums / config.steps_per_epoch).tolist(), strict=True))
+        curves.append({"epoch": epoch + 1, "rate": rate, **means, **watch()})
+        save_state(
+            folder, network_tensors(network, optimiser), {"epoch": epoch + 1, "curves": curves, "recipe": recipe}
+        )
+        draw(curves)
+    progress(stage, epochs * config.steps_per_epoch, epochs * config.steps_per_epoch)
+    network.cpu().eval()
+    return curves
