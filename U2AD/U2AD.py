@@ -521,7 +521,8 @@ class U2ADLogic(ScriptedLoadableModuleLogic):
 
         :param images: folder of images, or volume nodes. :param model: to begin with; it stays as it is.
         :param name: of the new model; None: that of the model and "-adapted".
-        :param few: go on with fewer than 20 slices or 3 people.
+        :param few: go on with fewer than 20 slices or 3 people; volumes of one patient in the subject hierarchy are one
+            person's.
         :param wait: return the new model's name in the end, while Slicer goes on working; else the `Adaptation`.
         :param progress: called with stage, 0–1 and seconds left.
         :param program: another Python than PythonSlicer.

@@ -30,7 +30,7 @@ from .errors import Cancelled, InputError, InstallationError, U2ADError, UsageEr
 from .files import file_sha256
 from .package import CARD, NO_REGION_MODEL, absolute_model, card_score, find_model, verify_model
 from .progress import Progress, no_progress
-from .roi.nnunet import NNUNET, check_nnunet, cord_by_nnunet, nnunet_checksum, nnunet_notes
+from .roi.nnunet import NNUNET, check_nnunet, check_nnunet_starts, cord_by_nnunet, nnunet_checksum, nnunet_notes
 
 Say = Callable[[str], None]
 
@@ -150,6 +150,8 @@ def run_batch(
 
     before = len(rows)
     tick()
+    if options.nnunet is not None and any(case.cord is None for case in todo):
+        check_nnunet_starts()  # or every case would be refused, one slow start after the other
     new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     task = (out, options, derivatives)

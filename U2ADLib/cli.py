@@ -445,6 +445,7 @@ def train_region(options, console: Console) -> None:
             contrast=options.contrast,
             config=RegionTrainConfig(steps=options.steps, batch=options.batch, seed=options.seed),
             outline=AxialTrainConfig(steps=options.outline_steps, seed=options.seed),
+            region_models=options.region_models,
             device=options.device,
             progress=progress,
             say=console.say,
@@ -745,6 +746,11 @@ def build_parser() -> argparse.ArgumentParser:
     region.add_argument("data", type=Path, metavar="DATA", help="folder of images with cord masks or disc labels")
     region.add_argument("--out", type=Path, metavar="MODEL", required=True, help="folder for the model package")
     region.add_argument("--held-out", nargs="+", default=(), metavar="PERSON", help="only watch these")
+    region.add_argument(
+        "--region-models",
+        metavar="PATTERN",
+        help="find the cord of people without a mask; {person} in it is the person: models trained without them",
+    )
     region.add_argument("--contrast", default="T2w", help="of the images, as for `u2ad pretrain` (%(default)s)")
     region.add_argument("--phantoms", type=int, default=500, metavar="N", help="simulated necks (%(default)s)")
     region.add_argument("--steps", type=_positive, default=3000, metavar="N", help="batches (%(default)s)")

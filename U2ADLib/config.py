@@ -1,19 +1,14 @@
 """Configuration: frozen dataclasses with the paper's values as defaults.
 
-A run's whole configuration is stored in its result (`as_dict`) and can be rebuilt from it (`from_dict`).
+A run's whole configuration is stored in its result (`dataclasses.asdict`) and can be rebuilt from it (`from_dict`).
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 from .errors import ModelError, UsageError
 
 # Segments by the number of the disc they surround (Spinal Cord Toolbox numbering: 3 = disc C2/C3).
 SEGMENT_NAMES = {3: "C2-3", 4: "C3-4", 5: "C4-5", 6: "C5-6", 7: "C6-7", 8: "C7-T1"}
-
-
-def as_dict(config) -> dict:
-    """A dataclass as JSON-able values."""
-    return asdict(config)
 
 
 def from_dict(kind, values: dict):

@@ -219,6 +219,25 @@ def test_wrong_commands_say_what_is_wrong(folder, tmp_path, quick):
             run.make_method(name)
 
 
+def test_tables_are_never_half_written(folder, tmp_path, monkeypatch):
+    """A run that ends while it writes leaves the tables of the run before."""
+    setup, names = run.Setup(folder, tmp_path), ("results.csv", "differences.csv", "false_alarms.csv", "tables.md")
+    tables.write_tables(setup, [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    for name in names:
+        (tmp_path / name).write_text("before")
+
+    def half(path, rows):
+        path.write_text("cond")
+        if path.name == "false_alarms.csv":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(tables, "_write_csv", half)
+    with pytest.raises(KeyboardInterrupt):
+        tables.write_tables(setup, [])
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(names, "before")
+
+
 def test_plan_learns_thresholds_on_others_and_tests_the_person_left_out(folder):
     setup = run.Setup(folder, folder / "out", (("sub-p1", "region-first"),), 2, 2)
     jobs = run.plan(setup, ["rules"], ["sub-p1", "sub-p3"], ["clinical", "found", "negatives", "phantom"], 3)

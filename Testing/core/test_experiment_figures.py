@@ -449,9 +449,19 @@ def test_three_one_one():
     assert sorted(seen) == sorted(people)
 
 
-def test_two_folds_train_and_validate_on_the_other():
+def test_of_two_folds_one_trains_and_nobody_validates():
     one = split({"a": 0, "b": 0, "c": 1}, 0)
-    assert (one.train, one.validation, one.test) == (("c",), ("c",), ("a", "b"))
+    assert (one.train, one.validation, one.test) == (("c",), (), ("a", "b"))
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 10])
+def test_nobody_is_in_two_groups_of_a_split(count):
+    people = {f"p{k}": k % 2 == 0 for k in range(10)}
+    folds = folds_of_people(people, count)
+    for fold in range(count):
+        one = split(folds, fold)
+        assert sorted(one.train + one.validation + one.test) == sorted(people)
+        assert one.train
 
 
 def test_folds_that_cannot_be_dealt():

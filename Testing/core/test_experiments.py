@@ -14,10 +14,10 @@ import pytest
 
 from U2ADLib import rivals
 from U2ADLib.cli import main
-from U2ADLib.errors import Cancelled, InstallationError, U2ADError, UsageError
+from U2ADLib.errors import Cancelled, InputError, InstallationError, U2ADError, UsageError
 from U2ADLib.evaluation.experiments import pictures, run, workers
 from U2ADLib.evaluation.experiments.config import OPTIONS, ExperimentConfig, bundled, read_config
-from U2ADLib.evaluation.experiments.sets import SetConfig
+from U2ADLib.evaluation.experiments.sets import SEEDS, SetConfig
 from U2ADLib.evaluation.experiments.tables import EXPERIMENTS, case_pages, experiment
 from U2ADLib.evaluation.experiments.tables.context import Context, jobs_of
 from U2ADLib.evaluation.experiments.tables.scoring import Change, Job, quality_path
@@ -315,6 +315,32 @@ def test_nobody_is_learnt_from_and_tested(tmp_path, people):
     # Phantoms alone have other seeds in each set: both folds share their trainings.
     alone = Comparison(replace(config, source=(phantoms,), target=(phantoms,)), tmp_path / "out")
     assert alone.stage(entry, 3, 0, 0) == alone.stage(entry, 3, 1, 0)
+
+
+@pytest.mark.parametrize("use", ["source", "target"])
+def test_nobody_validates_and_is_learnt_from(tmp_path, people, use):
+    def some(*names, folder=people):
+        return (SetConfig(folder=str(folder), healthy=True, people=names),)
+
+    def check(**sets):
+        Comparison(replace(base, **sets), tmp_path / "out").check()
+
+    base = u2ad_comparison(tmp_path).config
+    check(**{use: some("sub-1", "sub-2"), "validation": some("sub-3", "sub-4")})
+    with pytest.raises(InputError, match=f"{use.capitalize()} and validation share sub-2, sub-3: nobody may be"):
+        check(**{use: some("sub-1", "sub-2", "sub-3"), "validation": some("sub-2", "sub-3", "sub-4")})
+    # The same files in a folder of another name, as links make it.
+    shutil.copytree(people, tmp_path / "copy")
+    for path in people.glob("**/*_T2w.nii.gz"):
+        link = tmp_path / "copy" / path.relative_to(people)
+        link.unlink()
+        link.symlink_to(path)
+    with pytest.raises(InputError, match=f"{use.capitalize()} and validation share sub-2: "):
+        check(**{use: some("sub-1", "sub-2", folder=tmp_path / "copy"), "validation": some("sub-2")})
+    first = SEEDS["validation"] - SEEDS[use]
+    phantoms = (SetConfig(phantoms=2, first=first - 1),)
+    with pytest.raises(InputError, match="share phantom-10000000: "):
+        check(**{use: phantoms, "validation": (SetConfig(phantoms=1, plant=("A1",)),)})
 
 
 def test_adapting_to_the_test_images_is_one_training_for_all_folds(tmp_path, people):

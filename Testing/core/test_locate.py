@@ -1,6 +1,7 @@
 """Cord and discs found without labels: geometry with a network that knows the truth, and the bundled model itself."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -188,7 +189,14 @@ def test_figures_of_regions(phantom):
     truth = Truth("a", phantom.volume, phantom.cord.array > 0, tips)
     lower = {n: tip - np.array([0, 0, 2.0]) for n, tip in tips.items()}
     row = compare(Located(truth.cord, Discs(lower, "found"), {}, ("doubt",), (), {}), truth)
-    assert row == pytest.approx({"dice": 1, "surface_mm": 0, "named": 1, "tip_mm": 2, "doubts": 1})
+    expected = {"dice": 1, "surface_mm": 0, "named": 1, "tip_mm": 2, "lesions": np.nan, "doubts": 1}
+    assert row == pytest.approx(expected, nan_ok=True)
+    lesion = np.zeros_like(truth.cord)
+    lesion[tuple(np.argwhere(truth.cord)[:4].T)] = True
+    cut = truth.cord & ~lesion
+    cut[tuple(np.argwhere(lesion)[0])] = True
+    row = compare(Located(cut, Discs(lower, "found"), {}, (), (), {}), replace(truth, lesions=lesion))
+    assert row["lesions"] == 0.25
     off = {n + 1: tip for n, tip in tips.items() if n < 8}
     assert compare(Located(truth.cord, Discs(off, "found"), {}, (), (), {}), truth)["named"] == 0
 

@@ -164,6 +164,24 @@ def test_a_batch_goes_on_and_says_who_found_the_cord(phantom, model, finds_the_c
     assert not any("Spinal Cord Toolbox" in note for note in record["notes"])
 
 
+@pytest.mark.parametrize("defect", ["#!/nowhere/python\n", "#!/bin/sh\necho No module named torch\nexit 1\n"])
+def test_a_batch_stops_before_it_begins_where_it_cannot_start(
+    phantom, model, install, tiny_model, tmp_path, capsys, defect
+):
+    """Also where some cases would not need it."""
+    install()
+    (tmp_path / "bin" / PROGRAM).write_text(defect)
+    folder, out = tmp_path / "images", tmp_path / "out"
+    folder.mkdir()
+    for name in "abc":
+        write_volume(folder / f"{name}.nii.gz", phantom.volume)
+    write_volume(folder / "a_seg.nii.gz", phantom.cord)
+    run = ["batch", str(folder), "--out", str(out), "--model", str(tiny_model), "--region-model", "none"]
+    assert main([*run, "--nnunet", str(model), "--device", "cpu", "--progress", "none"]) == 4
+    assert capsys.readouterr().err.count("cannot be started") == 1
+    assert not out.exists()
+
+
 def test_locate_says_who_found_the_cord(phantom, model, finds_the_cord, tmp_path):
     for name in ("volume", "discs"):
         write_volume(tmp_path / f"{name}.nii.gz", getattr(phantom, name))

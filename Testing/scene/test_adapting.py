@@ -18,6 +18,7 @@ from U2ADLib.dataset import labels_beside
 from U2ADLib.errors import InputError, ModelError, U2ADError, UsageError
 from U2ADLib.io import read_volume
 from U2ADLib.package import find_model, list_models, read_card
+from U2ADLib.training.adapt_recipe import _cases
 from U2ADLib.training.checkpoint import resume, save_state
 from U2ADScene import adapting, results
 from U2ADScene.adapting import Adaptation, Request, unfinished
@@ -108,6 +109,42 @@ def test_volumes_of_the_scene_are_copied_and_the_copies_removed(models, worker, 
     (call,) = log(tmp_path)
     assert [name for name, size in call["images"] if size > 0] == ["volume-001.nrrd", "volume-002.nrrd"]
     assert copies() == []
+
+
+def test_volumes_of_one_patient_are_one_person(models, worker, volumes, monkeypatch, tmp_path):
+    """… to the worker, which hears nothing else of the patient; a volume without a patient is a person of its own."""
+    hierarchy, uid = results._hierarchy(), slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMUIDName()
+    series = [slicer.util.addVolumeFromArray(np.zeros((3, 8, 8), np.int16), name=f"series {k}") for k in range(6)]
+
+    def patient(number, *nodes):
+        """Patient, study and series, as the DICOM module files them."""
+        item = hierarchy.CreateSubjectItem(hierarchy.GetSceneItemID(), f"Doe^Jane{number}")
+        hierarchy.SetItemUID(item, uid, f"PAT-77{number}")
+        study = hierarchy.CreateStudyItem(item, "neck")
+        for node in nodes:
+            hierarchy.SetItemParent(hierarchy.GetItemByDataNode(node), study)
+
+    patient(1, series[2])
+    patient(2, series[0], series[3], series[4])
+    patient(1, series[5])  # the same patient once more, as of a second scene
+    written, write, seen = [], adapting.write_volume, []
+
+    def watched(path, volume):
+        write(path, volume)
+        written.append(path.name)
+        seen.append(_cases([path], "T2w")[0].person)
+
+    monkeypatch.setattr(adapting, "write_volume", watched)
+    adaptation = Adaptation(Request("ours", volumes=tuple(node.GetID() for node in (*series, volumes[0])), epochs=2))
+    adaptation.start(worker)
+    adaptation.wait()
+    people = ["sub-person1", "volume-002", "sub-person2", "sub-person1", "sub-person1", "sub-person2", "volume-007"]
+    assert seen == people
+    assert len(set(seen)) == 4
+    assert written[0] == "sub-person1_volume-001.nrrd"
+    said = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any(word in text for text in said for word in (b"Doe", b"PAT-77"))
+    assert not any(word in str(adapting.remembered("ours")) for word in ("Doe", "PAT-77"))
 
 
 def cords_written(monkeypatch, worker, *nodes, cords=(), name="ours"):

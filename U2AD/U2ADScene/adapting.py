@@ -60,7 +60,7 @@ class Request:
     :ivar cords: id of a volume node → id of the segmentation or label map with its cord. A volume without one has the
         cord that its newest analysis in the scene was given or that was corrected there, see `given_cord`; that of the
         others is found, and so is one for which "" is given.
-    :ivar few: go on with few images.
+    :ivar few: go on with few images or people. Volumes of one patient of the subject hierarchy are one person's.
     """
 
     name: str
@@ -148,6 +148,21 @@ def given_cord(volume_node):
     except (U2ADError, ImportError):  # there is nothing to use, or to compare it with
         return None
     return None if np.array_equal(shown > 0, made > 0) else nodes.segmentation
+
+
+def patient_of(volume_node):
+    """What tells the patient of a volume in the subject hierarchy from others; None of a volume without one.
+
+    It can be the patient's ID: it is to be compared, and written nowhere.
+    """
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    constants = slicer.vtkMRMLSubjectHierarchyConstants
+    item, invalid = hierarchy.GetItemByDataNode(volume_node), hierarchy.GetInvalidItemID()
+    if item != invalid:
+        item = hierarchy.GetItemAncestorAtLevel(item, constants.GetDICOMLevelPatient())
+    if item == invalid:
+        return None
+    return hierarchy.GetItemUID(item, constants.GetDICOMUIDName()) or item  # two scenes can hold one patient
 
 
 def _segment_in(cord):
@@ -259,6 +274,7 @@ class Adaptation:
         self._left: list[str] = []  # volumes still to be written
         self._images: list[Path] = []
         self._names: dict[str, str] = {}  # of the copies → of the volumes
+        self._patients: list = []  # as `patient_of` tells them apart, in the order of the volumes
         self._folder: Path | None = None  # of the copies
         self._is_new = not self.request.out.exists()
         self._guard = None
@@ -327,10 +343,10 @@ class Adaptation:
             self._start_job(self._images)
             return
         node = slicer.mrmlScene.GetNodeByID(self._left.pop(0))
-        path = self._folder / f"volume-{len(self._images) + 1:03d}.nrrd"  # names of nodes often are patients'
         try:
             if node is None:
                 raise InputError(_("One of the chosen volumes was deleted: start again."))
+            path = self._folder / self._file_name(node)
             volume = volume_of(node)
             write_volume(path, volume)
             self._names[path.name] = node.GetName()
@@ -347,6 +363,16 @@ class Adaptation:
             return
         self._images.append(path)
         qt.QTimer.singleShot(0, self._write_next)
+
+    def _file_name(self, volume_node):
+        """Of a volume's copy. It tells the worker which ones are one person's, and nobody who that is: names of nodes
+        often are patients'."""
+        number, patient = f"volume-{len(self._images) + 1:03d}.nrrd", patient_of(volume_node)
+        if patient is None:
+            return number
+        if patient not in self._patients:
+            self._patients.append(patient)
+        return f"sub-person{self._patients.index(patient) + 1}_{number}"
 
     def _cord(self, volume_node):
         """The node with the cord of a volume; None where it is to be found."""

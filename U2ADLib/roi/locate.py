@@ -186,12 +186,12 @@ def _outlined(cords, tube, likely):
     """
     mixed = AXIAL_SHARE * likely + (1 - AXIAL_SHARE) * cords
     inside = (mixed >= 0.5) & binary_dilation(tube, np.ones((3, 5, 5), bool))
-    pieces, count = label(inside, np.ones((3, 3, 3)))
-    if count > 1:
-        inside = pieces == 1 + np.bincount(pieces[pieces > 0])[1:].argmax()
     both, sizes = (values.sum(axis=(0, 2)) for values in (inside & tube, inside.astype(int) + tube))
     kept = tube.any(axis=(0, 2)) & (2 * both < LEAST_AGREEMENT * sizes)
     inside[:, kept], mixed[:, kept] = tube[:, kept], cords[:, kept]
+    pieces, count = label(inside, np.ones((3, 3, 3)))
+    if count > 1:
+        inside = pieces == 1 + np.bincount(pieces[pieces > 0])[1:].argmax()
     return mixed, filled(inside), np.count_nonzero(kept)
 
 

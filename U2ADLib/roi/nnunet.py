@@ -49,6 +49,22 @@ def check_nnunet(folder: Path) -> tuple[int, ...]:
     return folds
 
 
+def check_nnunet_starts() -> None:
+    """Whether nnU-Net can start at all, which its being there does not say. It takes seconds: torch is loaded.
+
+    :raises InstallationError: it cannot, and its last words.
+    """
+    asked = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    try:
+        done = subprocess.run([PROGRAM, "-h"], **asked, check=False)
+    except OSError as error:
+        raise InstallationError(f"{PROGRAM} cannot be started: {error.strerror}.") from None
+    if done.returncode:
+        said = done.stdout.decode(errors="replace").strip().splitlines()
+        why = said[-1] if said else f"exit code {done.returncode}"
+        raise InstallationError(f"{PROGRAM} cannot be started: {why}. Install nnunetv2 anew.")
+
+
 def nnunet_checksum(folder: Path) -> str:
     """SHA-256 over what the model says of itself and the sizes of its weights."""
     parts = [(Path(folder) / name).read_bytes() for name in DESCRIPTIONS]

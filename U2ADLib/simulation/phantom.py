@@ -11,7 +11,7 @@ Sizes are anatomical averages, signals are relative to the spinal cord. Nothing 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from scipy.fft import dctn, idctn
@@ -19,7 +19,7 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from ..config import SEGMENT_NAMES, as_dict
+from ..config import SEGMENT_NAMES
 from ..errors import UsageError
 from ..roi.labels import disc_labels
 from ..volume import Volume, reorient
@@ -285,7 +285,7 @@ def simulate_phantom(config: PhantomConfig, seed: int) -> Phantom:
         return grid.with_array(np.ascontiguousarray(change.apply(array), dtype))
 
     description = {
-        "config": as_dict(config),
+        "config": asdict(config),
         "seed": seed,
         "disc_tips_ras_mm": {str(n): tip.round(2).tolist() for n, tip in tips.items()},
         "lesion_centres_ras_mm": [anatomy.lesion_centre(lesion).round(2).tolist() for lesion in config.lesions],

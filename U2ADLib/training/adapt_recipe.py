@@ -64,8 +64,8 @@ def adapt_from_folder(
     with `used.csv` (file, slices, where the cord came from, doubts about it) and `left_out.csv` (file, why). Under
     torchrun the processes share the work, and the first one reads, writes and reports.
 
-    :param data: a folder (BIDS or flat, as `dataset.find_cases`), or images. A mask of the cord that lies beside an
-        image is taken, see `dataset.labels_beside`.
+    :param data: a folder (BIDS or flat, as `dataset.find_cases`), or images; those whose names begin with the same
+        "sub-…" are one person's. A mask of the cord that lies beside an image is taken, see `dataset.labels_beside`.
     :param people: adapt to these only ("sub-…", or the image's name).
     :param region_model: finds the cord where there is no mask; "none" finds nothing.
     :param discriminator_steps: of the default score's adaptation, see `adapt_discriminator`; 0 keeps the source's.

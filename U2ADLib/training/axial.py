@@ -5,6 +5,7 @@ turned, stretched, of other contrast, with lesions. Resumable at any moment and 
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,17 +16,17 @@ import torch.nn.functional as F
 from scipy.ndimage import uniform_filter1d
 
 from ..dataset import Case
+from ..errors import U2ADError
 from ..io import read_volume
 from ..pictures.charts import line_chart
 from ..progress import Progress, no_progress
 from ..roi.axial import PLANE, AxialArchitecture, AxialNet, axial_planes, cord_centres, normalised
-from ..roi.labels import read_cord
 from ..sagittal import whole_field
 from ..simulation.phantom import phantom_config, simulate_phantom
 from ..volume import Volume
 from .data import sampling_weights
 from .fit import fit
-from .region_data import changed
+from .region_data import FindCord, changed, cord_of, no_cord
 
 PARTS = ("loss", "cross-entropy", "dice")
 THICKEST = 5  # slices of thin-slice scans are averaged, so many at most
@@ -104,13 +105,14 @@ def cord_volumes(volume: Volume, cord: np.ndarray) -> list[CordVolume]:
     return [one for one in made if np.count_nonzero(one.cord.any((0, 2))) >= FEWEST_ROWS]
 
 
-def volumes_of_cases(cases: Iterable[Case]) -> CordVolumes:
-    """Those of images that have a cord mask and can be read; `region_data.slices_of_cases` names the others."""
+def volumes_of_cases(cases: Iterable[Case], find: FindCord = no_cord) -> CordVolumes:
+    """Those of images whose cord is known; what cannot be read is left out, `region_data.slices_of_cases` names it."""
     parts = []
     for case in cases:
-        if case.cord is not None:
+        with suppress(U2ADError):
             volume = read_volume(case.image)
-            parts.append((case.person, False, cord_volumes(volume, read_cord(volume, read_volume(case.cord)).array)))
+            if (cord := cord_of(case, volume, find)) is not None:
+                parts.append((case.person, False, cord_volumes(volume, cord)))
     return together(parts)
 
 

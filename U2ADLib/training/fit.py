@@ -1,6 +1,7 @@
 """A supervised training that can be stopped at any moment and repeats itself from its seed: what the networks of the
 region share."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -62,8 +63,9 @@ def fit(
         network.train()
         for step in range(epoch * config.steps_per_epoch, (epoch + 1) * config.steps_per_epoch):
             progress(stage, step, epochs * config.steps_per_epoch)
-            rate = config.learning_rate * warm_up(step, config.warmup_steps)
-            set_rate(optimiser, rate := rate * 0.5 * (1 + np.cos(np.pi * min(step / config.steps, 1))))
+            fallen = 0.5 * (1 + math.cos(math.pi * min(step / config.steps, 1)))
+            rate = config.learning_rate * warm_up(step, config.warmup_steps) * fallen
+            set_rate(optimiser, rate)
             values = losses(rng)
             descend(network, optimiser, values[0], CLIP_NORM)
             sums += torch.stack(values).detach()

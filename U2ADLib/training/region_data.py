@@ -4,7 +4,7 @@ All lie on one canvas of 1 mm pixels, so that a batch is moved, cut and changed 
 are drawn first and applied after, from generators that belong to the training.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -159,13 +159,25 @@ def _nothing():
     )  # fmt: skip
 
 
-def slices_of_cases(cases: Iterable[Case], say) -> RegionSlices:
+FindCord = Callable[[Case, Volume], np.ndarray | None]  # the cord (I, J, K) bool of an image that has no mask
+
+
+def no_cord(case: Case, volume: Volume) -> None:
+    """Leaves the cord unknown."""
+
+
+def cord_of(case: Case, volume: Volume, find: FindCord = no_cord) -> np.ndarray | None:
+    """The cord of an image (I, J, K) bool: its mask, or what is found where it has none."""
+    return find(case, volume) if case.cord is None else read_cord(volume, read_volume(case.cord)).array
+
+
+def slices_of_cases(cases: Iterable[Case], say, find: FindCord = no_cord) -> RegionSlices:
     """Slices of images that have a cord mask, disc labels, or both; others are named and left out."""
     sets = []
     for case in cases:
         try:
             volume = read_volume(case.image)
-            cord = None if case.cord is None else read_cord(volume, read_volume(case.cord)).array
+            cord = cord_of(case, volume, find)
             labels = None if case.discs is None else read_discs(read_volume(case.discs))
             if cord is None and labels is None:
                 raise InputError("it has neither a cord mask nor disc labels.")

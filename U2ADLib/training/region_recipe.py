@@ -14,13 +14,14 @@ from ..config import Purpose
 from ..dataset import Case, find_cases
 from ..device import choose_device, describe
 from ..errors import InputError, UsageError
-from ..package import save_model
+from ..package import load_region_model, save_model
 from ..progress import Progress, no_progress
 from ..roi.axial import AxialNet
+from ..roi.locate import locate
 from ..roi.network import RegionArchitecture
 from .axial import AxialTrainConfig, join_volumes, phantom_volumes, train_axial, volumes_of_cases
 from .region import RegionTrainConfig, train_region
-from .region_data import PER_SEED, REGION_SEEDS, join, region_phantoms, slices_of_cases
+from .region_data import PER_SEED, REGION_SEEDS, FindCord, join, no_cord, region_phantoms, slices_of_cases
 
 CLINICAL_OFFSET = 50_000  # between the seeds of the varied phantoms and those of the clinical ones
 WATCHED_SEEDS = 5_000_000  # phantoms that are only watched
@@ -37,6 +38,7 @@ def train_region_from_folder(
     architecture: RegionArchitecture | None = None,
     config: RegionTrainConfig | None = None,
     outline: AxialTrainConfig | None = None,
+    region_models: str | None = None,
     device: str = "auto",
     progress: Progress = no_progress,
     say: Callable[[str], None] = lambda message: None,
@@ -49,6 +51,8 @@ def train_region_from_folder(
     :param held_out: people who are only watched.
     :param phantoms: simulated necks of the kind "varied", and a third as many of the kind "clinical".
     :param outline: of the second network, which learns from the images with masks and from the same phantoms.
+    :param region_models: finds the cord of people without a mask. `{person}` stands for the person, so that each can
+        have a model that was trained without them.
     :param contrast: of the folder's images, see `dataset.find_cases`; phantoms have contrasts drawn at random.
     :raises InputError: nothing to learn from, or nobody of a name.
     :raises UsageError: phantoms whose seeds are kept for watching and judging.
@@ -62,7 +66,8 @@ def train_region_from_folder(
         raise InputError(f"{data} has no labelled image of {', '.join(sorted(unknown))}.")
     kept = [case for case in cases if case.person not in held_out]
     watched = [case for case in cases if case.person in held_out]
-    learnt, seen = _slices(kept, watched, varied, clinical, progress, say)
+    find = _finder(region_models, target, say)
+    learnt, seen = _slices(kept, watched, varied, clinical, find, progress, say)
     people = sorted({case.person for case in kept})
     slices = len(learnt)
     say(f"Training on {slices} slices of {len(people)} people and {len(varied) + len(clinical)} phantoms.")
@@ -71,7 +76,7 @@ def train_region_from_folder(
     del learnt, seen  # several GB
     outline = outline or AxialTrainConfig(seed=config.seed)
     axial, outline_curves = train_outline(
-        kept, watched, out / "training" / "outline", outline, varied=varied, clinical=clinical, **running
+        kept, watched, out / "training" / "outline", outline, varied=varied, clinical=clinical, find=find, **running
     )
     card = {
         "kind": "region",
@@ -81,6 +86,7 @@ def train_region_from_folder(
             "method": "U-Net with attention on real and simulated slices of randomised contrast",
             "people": people,
             "held_out_people": sorted({case.person for case in watched}),
+            "found_cords": sorted({case.person for case in kept if case.cord is None}) if region_models else [],
             "slices": slices,
             "phantoms": {"varied": len(varied), "clinical": len(clinical)},
             "phantom_seeds": [varied.start, clinical.start],
@@ -106,6 +112,7 @@ def train_outline(
     *,
     varied: range,
     clinical: range,
+    find: FindCord = no_cord,
     device: torch.device,
     progress: Progress = no_progress,
     say: Callable[[str], None] = lambda message: None,
@@ -113,12 +120,13 @@ def train_outline(
     """Train the network of the second look; its state is in `folder`.
 
     :param kept: images to learn from, those with masks. :param watched: of other people.
+    :param find: the cord of images without one.
     :param varied, clinical: seeds of the phantoms of both kinds.
     :returns: as `train_axial`; no network where there is neither an image with a mask nor a phantom.
     """
     learnt = join_volumes(
         [
-            volumes_of_cases(kept),
+            volumes_of_cases(kept, find),
             *(phantom_volumes(seeds, kind, progress) for seeds, kind in ((varied, "varied"), (clinical, "clinical"))),
         ]
     )
@@ -137,9 +145,25 @@ def train_outline(
     )
 
 
-def _slices(kept, watched, varied, clinical, progress, say):
+def _finder(pattern, device, say):
+    """Finds cords with the models of a pattern, each once."""
+    if pattern is None:
+        return no_cord
+    found = {}
+
+    def find(case, volume):
+        if case.id not in found:
+            model = load_region_model(pattern.replace("{person}", case.person))
+            found[case.id] = locate(volume, model=model, device=str(device)).cord
+            say(f"{case.id} has no cord mask: {model.name} found the cord.")
+        return found[case.id]
+
+    return find
+
+
+def _slices(kept, watched, varied, clinical, find, progress, say):
     """What the first network learns from, and what is only watched."""
-    sets = [slices_of_cases(kept, say)] if kept else []
+    sets = [slices_of_cases(kept, say, find)] if kept else []
     for seeds, kind in ((varied, "varied"), (clinical, "clinical")):
         if len(seeds):
             sets.append(region_phantoms(seeds, kind, progress))

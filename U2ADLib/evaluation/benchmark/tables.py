@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import UsageError
+from ...files import staged
 from . import metrics
 from .cases import NONE, PHANTOM, people_names
 from .parts import METRICS, Part
@@ -25,6 +26,7 @@ from .study import GROUPS
 REFERENCE = "ridge8 + expected error, 1 px"
 MAIN, MORE = METRICS[:3], METRICS[3:]
 CHOSEN, ORACLE = "best simple rule, chosen on others", "best simple rule, oracle"
+TABLES = "tables.md"
 SENSITIVITY = 0.9  # of the threshold for false alarms, on lesions of the group "mid"
 GROUP_NAMES = tuple(GROUPS)
 MANUAL, AUTOMATIC, BY_FOLD = (
@@ -214,6 +216,7 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def write_tables(setup, jobs: Sequence, reference: str | None = None) -> Path:
     """`tables.md`, `results.csv`, `differences.csv` and `false_alarms.csv` in the run's folder; the path of the first.
+    They are written aside and moved there: what was there stays until all are whole.
 
     :param reference: the score that the others are compared with, by default ridge inpainting.
     """
@@ -229,11 +232,12 @@ def write_tables(setup, jobs: Sequence, reference: str | None = None) -> Path:
         differences += apart
     alarms = false_alarms(results)
     text += _alarm_tables(alarms)
-    for name, rows in (("results", figures), ("differences", differences), ("false_alarms", alarms)):
-        _write_csv(setup.out / f"{name}.csv", rows)
-    path = setup.out / "tables.md"
-    path.write_text("\n".join(text), encoding="utf-8")
-    return path
+    sheets = {"results.csv": figures, "differences.csv": differences, "false_alarms.csv": alarms}
+    with staged(setup.out, (*sheets, TABLES), overwrite=True) as place:
+        for name, rows in sheets.items():
+            _write_csv(place / name, rows)
+        (place / TABLES).write_text("\n".join(text), encoding="utf-8")
+    return setup.out / TABLES
 
 
 def _section(results, block, scores):

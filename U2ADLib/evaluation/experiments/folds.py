@@ -33,7 +33,7 @@ def repeated_folds(
 
 @dataclass(frozen=True)
 class Split:
-    """Names of people."""
+    """Names of people; nobody is in two groups."""
 
     train: tuple[str, ...]
     validation: tuple[str, ...]
@@ -42,15 +42,15 @@ class Split:
 
 def split(fold_of: Mapping[str, int], fold: int) -> Split:
     """Test on one fold, validate on the next, train on the others: 3/1/1 with five (paper B.2). With two folds, the
-    other one is for training and for validation, too."""
+    other one trains, and nobody validates."""
     count = 1 + max(fold_of.values())
-    validation = (fold + 1) % count
-    kept = [k for k in range(count) if k not in (fold, validation)] or [validation]
+    validation = [(fold + 1) % count] if count > 2 else []
+    kept = [k for k in range(count) if k not in (fold, *validation)]
 
     def named(numbers):
         return tuple(sorted(name for name, number in fold_of.items() if number in numbers))
 
-    return Split(named(kept), named([validation]), named([fold]))
+    return Split(named(kept), named(validation), named([fold]))
 
 
 def _order(count, seed):

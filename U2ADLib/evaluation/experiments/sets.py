@@ -130,13 +130,14 @@ def set_key(sets: Sequence[SetConfig], use: str) -> str:
     return _digest([(one.person, one.key()) for one in planned_images(sets, use, labelled=False)])
 
 
-def refuse_shared(sets: Sequence[SetConfig], use: str, test: Sequence[SetConfig]) -> None:
-    """:raises InputError: the sets, used as source, target or validation, share a person or a phantom with the test."""
-    tested = _identities(test, "test")
-    if shared := sorted(name for key, name in _identities(sets, use).items() if key in tested):
+def refuse_shared(sets: Sequence[SetConfig], use: str, others: Sequence[SetConfig], other_use: str = "test") -> None:
+    """:raises InputError: the sets of two uses share a person or a phantom: source, target or validation with the test,
+    source or target with the validation."""
+    known = _identities(others, other_use)
+    if shared := sorted({name for key, name in _identities(sets, use).items() if key in known}):
         raise InputError(
-            f"{use.capitalize()} and test share {_some(shared)}: nobody may be learnt from and judged. Name them under "
-            "`people` or `without`."
+            f"{use.capitalize()} and {other_use} share {_some(shared)}: nobody may be learnt from and judged. Name "
+            "them under `people` or `without`."
         )
 
 
@@ -311,9 +312,13 @@ def _with_lesions(config: SetConfig, sources: Sequence[ImagePlan]) -> Iterator[I
 
 
 def _identities(sets, use) -> dict[tuple, str]:
-    """What tells people from others, whatever their folder is called → their names."""
+    """What tells people from others, whatever their folder is called → their names. A file that two folders show, as
+    links do, is one person's."""
     found = {}
     for one in planned_images(sets, use, labelled=False) if sets else ():
-        key = ("", one.person) if one.case is None else (str(place_of(one.config)), one.case.person)
-        found[key] = one.person if one.case is None else one.case.person
+        if one.case is None:
+            found["", one.person] = one.person
+        else:
+            name = one.case.person
+            found |= {(str(place_of(one.config)), name): name, ("", str(one.case.image.resolve())): name}
     return found

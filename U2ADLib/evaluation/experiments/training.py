@@ -140,6 +140,8 @@ class Comparison:
             for use in (SOURCE, TARGET):
                 refuse_shared(self._without(getattr(config, use), held_out), use, self._only(held_out))
         refuse_shared(config.validation, "validation", config.test)
+        for use in (SOURCE, TARGET):
+            refuse_shared(getattr(config, use), use, config.validation, "validation")
 
     def held_out(self, fold: int) -> tuple[str, ...]:
         """The people that a fold tests."""
