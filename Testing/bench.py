@@ -19,6 +19,7 @@ from U2ADLib.mae import EdgeMAE
 from U2ADLib.masking import masked_count
 from U2ADLib.montecarlo import monte_carlo
 from U2ADLib.package import load_region_model
+from U2ADLib.roi.axial import second_look
 from U2ADLib.roi.locate import region_maps
 from U2ADLib.training.adapt import REFRESH_COST, AdaptConfig, adapt
 from U2ADLib.training.data import SliceSet
@@ -87,13 +88,19 @@ def monte_carlo_ratios() -> None:
 
 
 def region_network() -> None:
-    """15 slices of a clinical scan and 52 of a 3D one, as they come to the network that finds the cord."""
+    """15 slices of a clinical scan and 52 of a 3D one, as they come to the two networks that find the cord."""
     model = load_region_model()
     for count, spacing, shape in ((15, 3.3, (224, 224)), (52, 1.0, (216, 384))):
         images = np.random.default_rng(0).random((count, *shape)).astype(np.float32)
+        cord = np.zeros(images.shape, bool)
+        cord[count // 2 - 1 : count // 2 + 2, 10:-10, 100:108] = True
         region_maps(model.network, images[:1], spacing)
-        seconds = timed(lambda images=images, spacing=spacing: region_maps(model.network, images, spacing))
-        print(f"Finding the cord in {count} slices of {shape[0]} × {shape[1]} mm: {seconds:.1f} s (goals: 1 and 4)")
+        first = timed(lambda images=images, spacing=spacing: region_maps(model.network, images, spacing))
+        second = timed(lambda images=images, spacing=spacing, c=cord: second_look(model.axial, images, spacing, c))
+        print(
+            f"Finding the cord in {count} slices of {shape[0]} × {shape[1]} mm: {first:.1f} s, "
+            f"and its outline in axial planes {second:.1f} s (goals for both: 1 and 4)"
+        )
 
 
 def adaptation() -> None:

@@ -107,7 +107,7 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def __init__(self, parent=None):
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
-        self.logic = self.model = self.results = self.batch = self.adapt = self.compare = None
+        self.logic = self.model = self.results = self.outline = self.batch = self.adapt = self.compare = None
         self._parameters = self._parameters_node = self._tag = None
         self._run = self._program = None
         self._waiting, self._after_all = [], None  # settings of runs to come, and what to do after the last
@@ -121,6 +121,7 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from U2ADScene.panel_batch import BatchSection
         from U2ADScene.panel_compare import CompareSection
         from U2ADScene.panel_model import ModelSection
+        from U2ADScene.panel_outline import OutlineSection
         from U2ADScene.panel_results import ResultsSection
 
         widget = slicer.util.loadUI(self.resourcePath("UI/U2AD.ui"))
@@ -129,7 +130,17 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         widget.setMRMLScene(slicer.mrmlScene)
         self.logic = U2ADLogic()
         self.model = ModelSection(self.ui, self._models_changed, self._complain, self._score_chosen)
-        self.results = ResultsSection(self.ui, self.logic.analyses, self._say, self._complain, self._refresh_compare)
+        self.results = ResultsSection(self.ui, self.logic.analyses, self._say, self._complain, self._results_shown)
+        self.outline = OutlineSection(
+            self.ui,
+            self.logic.analyses,
+            self.results,
+            lambda: self.running,
+            self._region_of,
+            self._choose_region,
+            self._say,
+            self._complain,
+        )
         self.compare = CompareSection(
             self.ui,
             self.model,
@@ -177,6 +188,7 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._parameters is None:
             self._set_parameters(self.logic.getParameterNode())
         self.results.show_again(self._volume)
+        self.outline.notice()
         self.adapt.refresh()
 
     def exit(self):
@@ -229,6 +241,8 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.results.show_newest(self._volume, in_views=is_another)
         self.model.want_score(self._parameters.score)
         self._refresh_apply()
+        if is_another:
+            self.outline.notice()
 
     def _bring_region(self):
         """Cord and discs belong to the volume that they were chosen for: another one brings its own, or none.
@@ -241,11 +255,20 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         is_another = self._last_volume not in (None, volume)
         self._last_volume = volume
         if is_another:
-            cord, discs = (i and slicer.mrmlScene.GetNodeByID(i) for i in self._regions.get(volume, (None, None)))
-            parameters.cordSegmentation, parameters.discMarkups = cord, discs
+            parameters.cordSegmentation, parameters.discMarkups = self._region_of(self._volume)
         chosen = parameters.cordSegmentation, parameters.discMarkups
         self._regions[volume] = tuple(node and node.GetID() for node in chosen)
         return is_another
+
+    def _region_of(self, volume):
+        """Cord and discs that are, or were, chosen for a volume; None for what is to be found."""
+        chosen = self._regions.get(volume.GetID(), (None, None))
+        return tuple(i and slicer.mrmlScene.GetNodeByID(i) for i in chosen)
+
+    def _choose_region(self, volume, cord, discs):
+        self._regions[volume.GetID()] = tuple(node and node.GetID() for node in (cord, discs))
+        if volume is self._volume:
+            self._parameters.cordSegmentation, self._parameters.discMarkups = cord, discs
 
     def _score_chosen(self, score):
         if self._parameters:
@@ -260,6 +283,7 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.results.show(None)
         self._set_parameters(None)
         self._regions.clear()
+        self.outline.forget()
 
     def _scene_is_read(self, caller, event):
         self._set_parameters(None)  # or a volume that appears before the saved parameters would be taken for chosen
@@ -269,8 +293,12 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parent.isEntered:
             self._set_parameters(self.logic.getParameterNode())
         self.results.show_newest(self._volume)
+        if self.parent.isEntered:
+            self.outline.notice()
 
     def _nodes_changed(self, caller, event):
+        if not slicer.mrmlScene.IsBatchProcessing():
+            self.outline.refresh()
         if not self.ui.adaptSection.collapsed and not slicer.mrmlScene.IsBatchProcessing():
             self.adapt.fill_volumes()
 
@@ -288,14 +316,15 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _is_busy(self):
         return self.running or bool(self.batch and self.batch.job)
 
-    def _refresh_compare(self):
-        if self.compare:
-            self.compare.refresh()
+    def _results_shown(self):
+        for section in (self.outline, self.compare):
+            if section:
+                section.refresh()
 
     def _refresh_apply(self):
         from U2ADScene.job import CANCELLING
 
-        self._refresh_compare()
+        self._results_shown()
         if self.batch:
             self.batch.refresh()
         button = self.ui.applyButton
@@ -406,6 +435,7 @@ class U2ADWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             after_all, self._after_all = self._after_all, None
             if state == DONE:
                 self.logic.analyses.keep(run.nodes, run.analysis)
+                self.outline.analysed(run.nodes, self._given[2], run.kept)
                 is_chosen = run.nodes.input is self._volume
                 if not is_chosen:
                     display.hide(run.nodes)

@@ -150,6 +150,17 @@ def emphasise_segment(node, key: str, flagged: bool) -> None:
     shown.EndModify(changing)
 
 
+def show_segment(node, key: str) -> None:
+    """Make sure that a segment can be seen, whatever the user had hidden."""
+    if node.GetDisplayNode() is None:
+        style_segmentation(node)
+    shown = node.GetDisplayNode()
+    changing = shown.StartModify()
+    shown.SetVisibility(True)
+    shown.SetSegmentVisibility(key, True)
+    shown.EndModify(changing)
+
+
 def style_discs(node) -> None:
     """Small points with names, drawn on every sagittal slice and in no other view."""
     node.CreateDefaultDisplayNodes()

@@ -21,6 +21,8 @@ from U2ADLib.io import write_volume
 from U2ADLib.roi.labels import DISC_NAMES, Discs, disc_labels, moved
 from U2ADLib.volume import Volume
 
+from .results import CORD_ID, RUN
+
 NEUTRAL_NAME = "volume"  # a node's name often is the patient's
 
 
@@ -139,9 +141,11 @@ def cord_of(node, volume_node, volume: Volume, segment_id: str | None = None) ->
 
 
 def _cord_segment(node):
-    """Id of the only segment, or of the one with "cord" in its name."""
+    """Id of the only segment, or of the one with "cord" in its name; of results their cord's, whatever its name."""
     segmentation = node.GetSegmentation()
     ids = list(segmentation.GetSegmentIDs())
+    if node.GetAttribute(RUN) and CORD_ID in ids:
+        return CORD_ID
     if not ids:
         raise InputError(_("{node} has no segments: draw the cord, or choose none.").format(node=node.GetName()))
     cords = [i for i in ids if "cord" in segmentation.GetSegment(i).GetName().lower()]

@@ -208,6 +208,15 @@ def moved_discs(nodes: ResultNodes, analysis: "Analysis") -> "Discs | None":
     return moved(Discs(left, discs.convention or "sct"), changed)
 
 
+def corrected_cord(nodes: ResultNodes, analysis: "Analysis") -> np.ndarray | None:
+    """(I, J, K) bool: the cord's segment of a run, where it is not the cord that was analysed.
+
+    None where it is, and where the segment was deleted or emptied: then there is no cord to analyse with.
+    """
+    there = _voxels(nodes.segmentation, CORD_ID, nodes.input) if nodes.segmentation and nodes.input else None
+    return None if there is None or np.array_equal(there, analysis.on_input("cord") > 0) else there
+
+
 def cord_was_given(nodes: ResultNodes) -> bool:
     """Whether the cord of a run was given to it, and not found by a model; False where its record does not say."""
     from U2ADLib.roi.locate import FOUND
