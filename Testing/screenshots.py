@@ -19,7 +19,7 @@ import qt  # isort: skip
 import slicer  # isort: skip
 
 OUT = Path(__file__).resolve().parents[1] / "Resources" / "Screenshots"
-PANEL, VIEW = (460, 850), (570, 425)  # px
+PANEL, VIEW = (460, 890), (570, 445)  # px
 SLICE_VIEWS = ("Red", "Green", "Yellow")
 ADAPT_PANEL, ADAPT_CHART, ADAPT_EPOCHS = (460, 640), (660, 640), 60
 NECKS = 8  # simulated ones to adapt to

@@ -309,6 +309,16 @@ def test_cords_without_a_mask_are_found(phantom, few_watched, tmp_path, monkeypa
     assert read_card(out)["training"]["found_cords"] == ["sub-a"]
 
 
+def test_a_missing_model_is_refused_at_once(phantom, tmp_path):
+    anat = tmp_path / "data" / "sub-a" / "anat"
+    anat.mkdir(parents=True)
+    write_volume(anat / "sub-a_T2w.nii.gz", phantom.volume)
+    write_volume(anat / "sub-a_T2w_label-discs_dlabel.nii.gz", phantom.discs)
+    with pytest.raises(ModelError, match="There is no model 'nowhere/sub-a'"):
+        train_region_from_folder(tmp_path / "data", tmp_path / "m", region_models="nowhere/{person}", device="cpu")
+    assert not (tmp_path / "m").exists()
+
+
 # the bundled model
 
 

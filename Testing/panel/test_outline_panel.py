@@ -139,6 +139,11 @@ def test_levels_are_left_whole_while_the_cord_is_painted_and_the_editor_is_given
         assert node.GetOverwriteMode() == node.OverwriteNone
         opened.enter()
         assert node.GetOverwriteMode() == after
+    node.SetOverwriteMode(node.OverwriteVisibleSegments)
+    click(opened.ui.editOutlineButton)
+    node.SetOverwriteMode(node.OverwriteAllSegments)  # by the user, in the editor
+    opened.enter()
+    assert node.GetOverwriteMode() == node.OverwriteAllSegments
     node.SetOverwriteMode(node.OverwriteNone)  # by the user, elsewhere
     opened.enter()
     assert node.GetOverwriteMode() == node.OverwriteNone
@@ -173,8 +178,9 @@ def test_what_the_user_chose_instead_stays_chosen(opened, two):
     ui, (_first, nodes) = opened.ui, two
     paint(nodes)
     opened.enter()
+    assert ui.statusLabel.text == NOTE
     ui.cordSelector.setCurrentNode(None)  # find it
-    opened._say("")
+    assert ui.statusLabel.text == ""
     opened.enter()
     assert ui.cordSelector.currentNode() is None
     assert ui.statusLabel.text == ""
@@ -265,6 +271,25 @@ def test_a_slicer_without_segment_editor_or_main_window_is_told(opened, two, mon
     monkeypatch.setattr(slicer.util, "selectModule", refuse)
     click(opened.ui.editOutlineButton)
     assert "could not be opened: Could not find moduleSelector" in opened.ui.statusLabel.text
+
+
+def test_the_corrected_cord_itself_is_chosen_for_the_next_run(opened, two):
+    """Also where another volume was chosen while it was analysed; the outline of another run is left alone."""
+    ui, (first, second) = opened.ui, two
+    ui.inputSelector.setCurrentNode(first.input)
+    paint(first)
+    opened.enter()
+    (kept,) = results.keep_corrections(first, opened.logic.analyses.of(first), first.input)
+    ui.inputSelector.setCurrentNode(second.input)
+    opened.outline.analysed(second, None, [kept])
+    assert ui.cordSelector.currentNode() is None
+    opened.outline.analysed(first, None, [first.discs, kept])
+    assert ui.cordSelector.currentNode() is None
+    analysed = opened.logic.analyses.of(first).on_input("cord").transpose()
+    slicer.util.updateSegmentBinaryLabelmapFromArray(analysed, first.segmentation, "cord", first.input)
+    ui.inputSelector.setCurrentNode(first.input)
+    assert ui.cordSelector.currentNode() is kept
+    assert ui.statusLabel.text == ""
 
 
 def test_one_press_of_apply_analyses_with_the_corrected_cord_and_discs(analysed, editor, monkeypatch):

@@ -33,7 +33,8 @@ LAST_LINES = 20  # of standard error that are kept
 STAGES = {
     "Reading": (0.0, 0.03),
     "Preparing": (0.03, 0.05),
-    "Finding the cord": (0.05, 0.2),
+    "Finding the cord": (0.05, 0.16),
+    "Outlining the cord": (0.16, 0.2),
     "Finding the cord with nnU-Net": (0.05, 0.2),
     "Reconstruction": (0.2, 0.85),
     "Scoring": (0.85, 0.88),

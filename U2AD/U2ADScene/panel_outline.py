@@ -4,8 +4,8 @@ What is edited is the cord's segment of the results themselves. The analysis kno
 whichever way it was made, also after the scene was saved and loaded; the segments of the levels stay those of the
 analysis until the next one makes both anew. That one is given the corrected cord, and the discs as they lie now.
 
-What was analysed has pixels of 1 mm, so that the cord of the new results can differ from the corrected one at its border.
-Then the corrected one was kept beside them, and is the one that is chosen for what is analysed next.
+What is analysed has pixels of 1 mm: the cord of the new results can differ from the corrected one at its border. Then
+the corrected one was kept beside them (`results.keep_corrections`), and is chosen for what is analysed next.
 """
 
 from collections.abc import Callable
@@ -38,8 +38,8 @@ class OutlineSection:
         say: Callable[[str], None],
         complain: Callable[[str], None],
     ):
-        """:param running: whether a volume is being analysed. :param region: gives the cord and the discs that are chosen
-        for a volume. :param choose: takes a volume, and chooses cord and discs for it.
+        """:param running: whether a volume is being analysed.
+        :param region: gives the cord and the discs that are chosen for a volume. :param choose: chooses them.
         :param say, complain: told what was found, and what went wrong.
         """
         self.ui, self._analyses, self._results, self._running = ui, analyses, shown, running
@@ -57,6 +57,9 @@ class OutlineSection:
         self.ui.editOutlineButton.toolTip = reason or _(
             "Correct the outline of the cord in Slicer's Segment Editor. When you come back, Apply analyses with it."
         )
+        nodes = self._results.nodes
+        if nodes is None or nodes.input is None or self._region(nodes.input)[0] is not nodes.segmentation:
+            self._unsay()
 
     def notice(self) -> None:
         """Where the cord was corrected since it was analysed, say so, and choose it for the next analysis.
@@ -97,15 +100,17 @@ class OutlineSection:
         self._overwrite = None
 
     def _take_back(self, nodes):
-        """The cord is as it was analysed: what was said, and chosen, of a corrected one no longer holds."""
-        if self.ui.statusLabel.text == _changed():
-            self._say("")
-        if nodes is not None and nodes.run in self._offered:
+        """There is no corrected cord, or no longer: what was said of it, and chosen, does not hold."""
+        self._unsay()
+        if nodes is not None and nodes.input is not None and nodes.run in self._offered:
             _digest, before = self._offered.pop(nodes.run)
             if self._region(nodes.input)[0] is nodes.segmentation:
-                self._choose(
-                    nodes.input, *(one if one and slicer.mrmlScene.IsNodePresent(one) else None for one in before)
-                )
+                there = slicer.mrmlScene.IsNodePresent
+                self._choose(nodes.input, *(one if one and there(one) else None for one in before))
+
+    def _unsay(self):
+        if self.ui.statusLabel.text == _changed():
+            self._say("")
 
     def _discs(self, nodes, chosen):
         """The discs of results, so that levels are not looked for anew; the user's own, where they were chosen after

@@ -55,6 +55,7 @@ def train_region_from_folder(
         have a model that was trained without them.
     :param contrast: of the folder's images, see `dataset.find_cases`; phantoms have contrasts drawn at random.
     :raises InputError: nothing to learn from, or nobody of a name.
+    :raises ModelError: a model of `region_models` is missing or damaged.
     :raises UsageError: phantoms whose seeds are kept for watching and judging.
     """
     config = config or RegionTrainConfig()
@@ -66,7 +67,7 @@ def train_region_from_folder(
         raise InputError(f"{data} has no labelled image of {', '.join(sorted(unknown))}.")
     kept = [case for case in cases if case.person not in held_out]
     watched = [case for case in cases if case.person in held_out]
-    find = _finder(region_models, target, say)
+    find = _finder(region_models, kept, target, say)
     learnt, seen = _slices(kept, watched, varied, clinical, find, progress, say)
     people = sorted({case.person for case in kept})
     slices = len(learnt)
@@ -145,15 +146,18 @@ def train_outline(
     )
 
 
-def _finder(pattern, device, say):
-    """Finds cords with the models of a pattern, each once."""
+def _finder(pattern, cases, device, say):
+    """Finds cords with the models of a pattern, each once. All that will be needed are loaded at once, so that one that
+    is missing is refused before hours of training."""
     if pattern is None:
         return no_cord
+    people = {case.person for case in cases if case.cord is None}
+    models = {person: load_region_model(pattern.replace("{person}", person)) for person in sorted(people)}
     found = {}
 
     def find(case, volume):
         if case.id not in found:
-            model = load_region_model(pattern.replace("{person}", case.person))
+            model = models[case.person]
             found[case.id] = locate(volume, model=model, device=str(device)).cord
             say(f"{case.id} has no cord mask: {model.name} found the cord.")
         return found[case.id]
