@@ -28,7 +28,7 @@ DISCRIMINATORS, AXIAL = "discriminators.safetensors", "axial.safetensors"  # whe
 DEFAULT_MODEL = "default"
 NO_REGION_MODEL = "none"  # nothing is found; cord and discs must be given
 # What a package is for → the bundled one that is taken for "default".
-BUNDLED_DEFAULT = {"analysis": "u2ad-t2w", "region": "region-first"}
+BUNDLED_DEFAULT = {"analysis": "u2ad-t2w", "region": "u2ad-region"}
 MAX_PACKAGE_BYTES = 1 << 30  # an archive that unpacks to more is refused
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 

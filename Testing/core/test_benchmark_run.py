@@ -193,7 +193,7 @@ def test_found_masks_are_kept_and_people_without_a_mask_stand_apart(folder, tmp_
     out = tmp_path / "out"
     command = [str(folder), "--out", str(out), "--conditions", "clinical", "found", "--workers", "0", "--seeds", "1"]
     command += ["--resamples", "0", "--people", "sub-p1", "sub-p3", "--methods", "rules", f"{__name__}:Gain:again"]
-    run.main([*command, "--regions", "sub-p1=region-first", "sub-p3=region-first", "sub-p2=nowhere"])
+    run.main([*command, "--regions", "sub-p1=u2ad-region", "sub-p3=u2ad-region", "sub-p2=nowhere"])
     assert "No region model for sub-p2" in capsys.readouterr().out
     first = len(calls)
     assert first > 0
@@ -206,7 +206,7 @@ def test_found_masks_are_kept_and_people_without_a_mask_stand_apart(folder, tmp_
     assert len(kept) == 2 + 3  # everybody that a fold learns from or tests
     for path in (out / "parts").rglob("*found*"):
         path.unlink()
-    run.main([*command, "--regions", "sub-p1=region-first", "sub-p3=region-first"])
+    run.main([*command, "--regions", "sub-p1=u2ad-region", "sub-p3=u2ad-region"])
     assert len(calls) == first  # the masks were read
 
 
@@ -239,7 +239,7 @@ def test_tables_are_never_half_written(folder, tmp_path, monkeypatch):
 
 
 def test_plan_learns_thresholds_on_others_and_tests_the_person_left_out(folder):
-    setup = run.Setup(folder, folder / "out", (("sub-p1", "region-first"),), 2, 2)
+    setup = run.Setup(folder, folder / "out", (("sub-p1", "u2ad-region"),), 2, 2)
     jobs = run.plan(setup, ["rules"], ["sub-p1", "sub-p3"], ["clinical", "found", "negatives", "phantom"], 3)
     assert len({job.path(setup.out) for job in jobs}) == len(jobs)
     tested = [(job.fold, job.condition) for job in jobs if job.is_test and job.person == job.fold]

@@ -457,7 +457,7 @@ def test_options_that_do_not_fit(mine, tmp_path, capsys):
     assert "needs at least 19 lesion-free phantoms" in capsys.readouterr().err
     assert main(["thresholds", str(mine), "--false-positive-rate", "5", "--progress", "none"]) == 2
     with pytest.raises(ModelError, match="is for region, not for analysis"):
-        set_thresholds("region-first")
+        set_thresholds("u2ad-region")
 
 
 def test_bundled_packages_are_copied(mine, known, tmp_path, monkeypatch):
