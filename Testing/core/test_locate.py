@@ -9,7 +9,7 @@ import pytest
 from U2ADLib.cli import main
 from U2ADLib.errors import InputError, ModelError, UsageError
 from U2ADLib.evaluation import regions
-from U2ADLib.evaluation.regions import Truth, compare, people_truths, surface_distance
+from U2ADLib.evaluation.regions import Truth, compare, surface_distance
 from U2ADLib.io import read_volume, write_volume
 from U2ADLib.package import RegionModel, load_model, load_region_model
 from U2ADLib.roi import locate as locating
@@ -174,8 +174,8 @@ def test_the_bundled_model_on_phantoms_of_unseen_seeds():
 
 
 def test_the_bundled_model_outlines_a_neck_it_never_saw(shared_data):
-    """The template PAM50, an average of people, from the brain to the lumbar spine. Its levels are named one too low, as
-    the model's card says."""
+    """The template PAM50, an average of people, from the brain to the lumbar spine. Its levels are named one too low,
+    as the model's card says."""
     volume, cord, labels = (
         read_volume(shared_data / "pam50_small" / f"PAM50_small_{name}.nii.gz") for name in ("t2", "cord", "label_disc")
     )
