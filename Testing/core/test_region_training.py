@@ -13,6 +13,7 @@ from U2ADLib.package import load_region_model
 from U2ADLib.roi.labels import read_discs
 from U2ADLib.roi.network import DISC_NUMBERS, RegionArchitecture, RegionNet, neighbours
 from U2ADLib.sagittal import whole_field
+from U2ADLib.training.axial import AxialTrainConfig
 from U2ADLib.training.region import RegionTrainConfig, region_loss, train_region
 from U2ADLib.training.region_data import (
     CANVAS,
@@ -215,9 +216,8 @@ def test_from_a_folder(phantom, tmp_path):
     anat.mkdir(parents=True)
     write_volume(anat / "sub-a_T2w.nii.gz", phantom.volume)
     write_volume(anat / "sub-a_T2w_label-discs_dlabel.nii.gz", phantom.discs)
-    out = train_region_from_folder(
-        tmp_path / "data", tmp_path / "model", phantoms=3, architecture=TINY, config=SHORT, device="cpu"
-    )
+    settings = {"architecture": TINY, "config": SHORT, "outline": AxialTrainConfig(steps=2, steps_per_epoch=2)}
+    out = train_region_from_folder(tmp_path / "data", tmp_path / "model", phantoms=3, device="cpu", **settings)
     model = load_region_model(out)
     assert model.network.architecture == TINY
     card = json.loads((out / "model.json").read_text())
