@@ -6,7 +6,7 @@ turned, stretched, of other contrast, with lesions. Resumable at any moment and 
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from scipy.ndimage import uniform_filter1d
 from ..dataset import Case
 from ..errors import U2ADError
 from ..io import read_volume
-from ..pictures.charts import line_chart
 from ..progress import Progress, no_progress
 from ..roi.axial import PLANE, AxialArchitecture, AxialNet, axial_planes, cord_centres, normalised
 from ..sagittal import whole_field
@@ -29,6 +28,7 @@ from .fit import fit
 from .region_data import FindCord, changed, cord_of, no_cord
 
 PARTS = ("loss", "cross-entropy", "dice")
+CHARTS = {"Held-out planes: Dice of the cord": {"Dice": "held_out_outline_dice"}}
 THICKEST = 5  # slices of thin-slice scans are averaged, so many at most
 BESIDE_MM = 34  # kept around the cord, in a slice: half a plane, turned and moved
 FEWEST_ROWS = 20
@@ -156,12 +156,6 @@ def train_axial(
     """
     config, device = config or AxialTrainConfig(), torch.device(device)
     network = AxialNet(architecture).initialise(torch.Generator().manual_seed(config.seed)).to(device)
-    recipe = {
-        "architecture": asdict(network.architecture) | {"widths": list(network.architecture.widths)},
-        "config": asdict(config),
-        "data": [len(train), sha256("\n".join(train.people).encode()).hexdigest()],
-        "labels": _labels_checksum(train),
-    }
     weights = sampling_weights(train, config.real_share)
     centres = [cord_centres(one.cord) for one in train.volumes]
 
@@ -173,11 +167,12 @@ def train_axial(
         network,
         folder,
         config,
-        recipe,
+        train.people,
+        _labels_checksum(train),
         PARTS,
         losses,
         lambda: {"held_out_outline_dice": held_out_dice(network, validation, device)} if len(validation) else {},
-        lambda curves: _draw_curves(folder, curves),
+        CHARTS,
         stage="Training the second look",
         progress=progress,
         say=say,
@@ -253,15 +248,3 @@ def _labels_checksum(data):
     """Of the masks of real necks. Those of phantoms follow from their names."""
     masks = (one.cord.tobytes() for one, phantom in zip(data.volumes, data.phantom, strict=True) if not phantom)
     return sha256(b"".join(masks)).hexdigest()
-
-
-def _draw_curves(folder, curves):
-    def line(name):
-        found = [c for c in curves if name in c]
-        return [c["epoch"] for c in found], [c[name] for c in found]
-
-    panels = [
-        {"title": "Loss", "log": True, "lines": {name: line(name) for name in PARTS}},
-        {"title": "Held-out planes: Dice of the cord", "lines": {"Dice": line("held_out_outline_dice")}},
-    ]
-    line_chart(folder / "curves.png", panels, x_label="epoch")

@@ -2,13 +2,16 @@
 region share."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 
+from ..pictures.charts import line_chart
 from ..progress import Progress, no_progress
 from .checkpoint import network_tensors, resume, save_state
 from .step import descend, set_rate, warm_up
@@ -31,11 +34,12 @@ def fit(
     network: torch.nn.Module,
     folder: Path,
     config: Schedule,
-    recipe: dict,
+    people: Sequence[str],
+    labels: str,
     parts: Sequence[str],
     losses: Callable[[np.random.Generator], list[torch.Tensor]],
     watch: Callable[[], dict[str, float]],
-    draw: Callable[[list[dict]], None],
+    charts: Mapping[str, Mapping[str, str]],
     *,
     stage: str = "Training",
     progress: Progress = no_progress,
@@ -43,14 +47,22 @@ def fit(
 ) -> list[dict]:
     """Train the network where it is, or go on where `folder` says it stopped. The last weights are taken.
 
-    :param recipe: JSON-able, what the training does and with which data.
+    :param network: has an `architecture` with `widths`. :param config: a dataclass.
+    :param people: whose every example is. :param labels: a checksum. With architecture and settings both say which
+        training a state belongs to.
     :param parts: names of what `losses` returns for a new batch; the first is descended.
-    :param watch: figures on held-out data, after every epoch. :param draw: draws the curves.
+    :param watch: figures on held-out data, after every epoch. :param charts: of those figures, title → line → name.
     :returns: the curves (one dict an epoch); the network is left on the CPU, in evaluation mode.
     :raises ModelError: the folder holds the state of another training.
     """
     device = next(network.parameters()).device
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    recipe = {
+        "architecture": asdict(network.architecture) | {"widths": list(network.architecture.widths)},
+        "config": asdict(config),
+        "data": [len(people), sha256("\n".join(people).encode()).hexdigest()],
+        "labels": labels,
+    }
     curves, first = [], 0
     if stored := resume(folder, recipe, network, optimiser):
         _, record = stored
@@ -74,7 +86,19 @@ def fit(
         save_state(
             folder, network_tensors(network, optimiser), {"epoch": epoch + 1, "curves": curves, "recipe": recipe}
         )
-        draw(curves)
+        _draw(folder / "curves.png", curves, {"Loss": {part: part for part in parts}, **charts})
     progress(stage, epochs * config.steps_per_epoch, epochs * config.steps_per_epoch)
     network.cpu().eval()
     return curves
+
+
+def _draw(path, curves, charts):
+    def line(name):
+        found = [c for c in curves if name in c]
+        return [c["epoch"] for c in found], [c[name] for c in found]
+
+    panels = [
+        {"title": title, "log": title == "Loss", "lines": {label: line(name) for label, name in lines.items()}}
+        for title, lines in charts.items()
+    ]
+    line_chart(path, panels, x_label="epoch")

@@ -5,7 +5,7 @@ moment and reproducible from its seed, as `pretrain.py`.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..pictures.charts import line_chart
 from ..progress import Progress, no_progress
 from ..roi.network import DISC_NUMBERS, LEVELS, MIDDLE_LEVEL, RegionArchitecture, RegionNet
 from .data import sampling_weights
@@ -21,6 +20,10 @@ from .fit import fit
 from .region_data import Batch, RegionSlices, draw_batch
 
 PARTS = ("loss", "cord", "canal", "heat", "level")
+CHARTS = {
+    "Held-out slices: Dice of the cord": {"Dice": "held_out_dice"},
+    "Held-out slices: share of discs": {"seen": "held_out_discs_seen", "named right": "held_out_discs_named"},
+}
 SEARCH_PX = 6  # held-out discs: how far from its tip a disc's heat is looked for
 
 
@@ -58,12 +61,6 @@ def train_region(
     """
     config, device = config or RegionTrainConfig(), torch.device(device)
     network = RegionNet(architecture).initialise(torch.Generator().manual_seed(config.seed)).to(device)
-    recipe = {
-        "architecture": asdict(network.architecture) | {"widths": list(network.architecture.widths)},
-        "config": asdict(config),
-        "data": [len(train), sha256("\n".join(train.people).encode()).hexdigest()],
-        "labels": _labels_checksum(train),
-    }
     weights = sampling_weights(train, config.real_share)
 
     def losses(rng):
@@ -74,11 +71,12 @@ def train_region(
         network,
         folder,
         config,
-        recipe,
+        train.people,
+        _labels_checksum(train),
         PARTS,
         losses,
         lambda: {} if validation is None else validate_region(network, validation, device),
-        lambda curves: _draw_curves(folder, curves),
+        CHARTS,
         progress=progress,
         say=say,
     )
@@ -150,19 +148,3 @@ def _labels_checksum(data):
 
 def _to(batch, device):
     return Batch(*(getattr(batch, f).to(device) for f in Batch.__dataclass_fields__))
-
-
-def _draw_curves(folder, curves):
-    def line(name):
-        found = [c for c in curves if name in c]
-        return [c["epoch"] for c in found], [c[name] for c in found]
-
-    panels = [
-        {"title": "Loss", "log": True, "lines": {name: line(name) for name in PARTS}},
-        {"title": "Held-out slices: Dice of the cord", "lines": {"Dice": line("held_out_dice")}},
-        {
-            "title": "Held-out slices: share of discs",
-            "lines": {"seen": line("held_out_discs_seen"), "named right": line("held_out_discs_named")},
-        },
-    ]
-    line_chart(folder / "curves.png", panels, x_label="epoch")
