@@ -24,7 +24,8 @@ from .resources import resource
 
 FORMAT = 1
 CARD, WEIGHTS = "model.json", "weights.safetensors"
-DISCRIMINATORS, AXIAL = "discriminators.safetensors", "axial.safetensors"  # where the package has them
+DISCRIMINATORS, AXIAL = "discriminators.safetensors", "axial.safetensors"
+FURTHER = {"discriminators": DISCRIMINATORS, "axial": AXIAL}  # entry of the card → its file, where the package has them
 DEFAULT_MODEL = "default"
 NO_REGION_MODEL = "none"  # nothing is found; cord and discs must be given
 # What a package is for → the bundled one that is taken for "default".
@@ -228,8 +229,7 @@ def package_files(card: dict) -> tuple[str, ...]:
 
 def _weight_files(card):
     """The package's files of weights, and what the card says of each."""
-    further = {DISCRIMINATORS: card.get("discriminators"), AXIAL: card.get("axial")}
-    return {WEIGHTS: card["weights"]} | {file: entry for file, entry in further.items() if entry}
+    return {WEIGHTS: card["weights"]} | {file: card[entry] for entry, file in FURTHER.items() if card.get(entry)}
 
 
 def load_model(name_or_folder: str | Path = DEFAULT_MODEL) -> Model:
@@ -421,9 +421,9 @@ def _unpack(archive: Path, folder: Path) -> None:
     """Take a package's files out of a zip, whatever folder they are in; nothing else is written."""
     try:
         with zipfile.ZipFile(archive) as packed:
-            for part in (CARD, WEIGHTS, DISCRIMINATORS, AXIAL):
+            for part in (CARD, WEIGHTS, *FURTHER.values()):
                 found = [m for m in packed.infolist() if m.filename.rsplit("/", 1)[-1] == part]
-                if part in (DISCRIMINATORS, AXIAL) and not found:
+                if part in FURTHER.values() and not found:
                     continue
                 if len(found) != 1:
                     raise ModelError(f"{archive.name} is not a model package: it must hold one {part}.")
@@ -444,8 +444,8 @@ def _publish(temporary: Path, folder: Path) -> None:
         os.replace(temporary, folder)
         return
     (folder / CARD).unlink(missing_ok=True)  # without a card the folder is no package while it is half replaced
-    for part in (DISCRIMINATORS, AXIAL):
+    for part in FURTHER.values():
         (folder / part).unlink(missing_ok=True)
-    for part in (WEIGHTS, DISCRIMINATORS, AXIAL, CARD):
+    for part in (WEIGHTS, *FURTHER.values(), CARD):
         if (temporary / part).exists():
             os.replace(temporary / part, folder / part)

@@ -11,10 +11,10 @@ from slicer_bench.availability import MISSING, pytest_pycollect_makemodule, pyte
 if not MISSING:
     import pytest
 
-    from slicer_bench.fixtures import app, click, host, load_module, panel, settle  # noqa: F401
+    from slicer_bench.fixtures import app, click, host, load_module, opened, panel, settle  # noqa: F401
 
     @pytest.fixture
-    def analysed(opened):
+    def analysed(opened):  # noqa: F811
         """The sample, loaded and analysed by clicks in the panel that the test module opens."""
         click(opened.ui.sampleButton)
         click(opened.ui.applyButton)

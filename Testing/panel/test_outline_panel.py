@@ -1,12 +1,10 @@
 """The button "Edit outline…", and what becomes of a corrected cord. The Segment Editor itself is not on the bench."""
 
 import json
-import sys
 import types
 
 import numpy as np
 import pytest
-import qt
 import slicer
 import slicer.util
 from made_scene import made_analysis, volume_node
@@ -54,17 +52,6 @@ class Representation:
 
     def self(self):
         return self._widget
-
-
-@pytest.fixture
-def opened(panel, app):
-    """The panel in a window, with this Python as the worker's."""
-    widget = panel()
-    widget.use_program(sys.executable)
-    widget.parent.resize(460, 1100)
-    widget.parent.show()
-    qt.QApplication.processEvents()
-    return widget
 
 
 @pytest.fixture

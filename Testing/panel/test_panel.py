@@ -26,17 +26,6 @@ def nodes_in_scene():
     return sorted(node.GetID() for node in slicer.util.getNodesByClass("vtkMRMLNode"))
 
 
-@pytest.fixture
-def opened(panel, app):
-    """The panel in a window, with this Python as the worker's."""
-    widget = panel()
-    widget.use_program(sys.executable)
-    widget.parent.resize(460, 1100)
-    widget.parent.show()
-    qt.QApplication.processEvents()
-    return widget
-
-
 def program(tmp_path, code):
     path = tmp_path / "python"
     path.write_text(f"#!{sys.executable}\nimport sys, time\n{code}\n")

@@ -110,6 +110,17 @@ def panel(load_module):
         widget.cleanup()
 
 
+@pytest.fixture
+def opened(panel, app):
+    """The panel in a window, with this Python as the worker's."""
+    widget = panel()
+    widget.use_program(sys.executable)
+    widget.parent.resize(460, 1100)
+    widget.parent.show()
+    qt.QApplication.processEvents()
+    return widget
+
+
 def without_default_score(source: Path, folder: Path) -> Path:
     """A copy of a model that has the paper's score alone, which is adapted in a moment."""
     shutil.copytree(source, folder)

@@ -23,7 +23,6 @@ from ..roi.axial import PLANE, AxialArchitecture, AxialNet, axial_planes, cord_c
 from ..sagittal import whole_field
 from ..simulation.phantom import phantom_config, simulate_phantom
 from ..volume import Volume
-from .data import sampling_weights
 from .fit import fit
 from .region_data import FindCord, changed, cord_of, no_cord
 
@@ -155,11 +154,10 @@ def train_axial(
     :raises ModelError: the folder holds the state of another training.
     """
     config, device = config or AxialTrainConfig(), torch.device(device)
-    network = AxialNet(architecture).initialise(torch.Generator().manual_seed(config.seed)).to(device)
-    weights = sampling_weights(train, config.real_share)
+    network = AxialNet(architecture)
     centres = [cord_centres(one.cord) for one in train.volumes]
 
-    def losses(rng):
+    def losses(rng, weights):
         planes, cords = draw_planes(train, centres, rng.choice(len(train), config.volumes, p=weights), config, rng)
         return outline_loss(network, planes.to(device), cords.to(device))
 
@@ -167,12 +165,13 @@ def train_axial(
         network,
         folder,
         config,
-        train.people,
+        train,
         _labels_checksum(train),
         PARTS,
         losses,
         lambda: {"held_out_outline_dice": held_out_dice(network, validation, device)} if len(validation) else {},
         CHARTS,
+        device=device,
         stage="Training the second look",
         progress=progress,
         say=say,

@@ -14,6 +14,7 @@ import torch
 from ..pictures.charts import line_chart
 from ..progress import Progress, no_progress
 from .checkpoint import network_tensors, resume, save_state
+from .data import sampling_weights
 from .step import descend, set_rate, warm_up
 
 CLIP_NORM = 1.0
@@ -26,6 +27,7 @@ class Schedule(Protocol):
     learning_rate: float  # falls to zero along half a cosine, after a linear warm-up
     warmup_steps: int
     weight_decay: float
+    real_share: float  # of the examples drawn
     steps_per_epoch: int  # state is saved, and held-out data are looked at, so often
     seed: int
 
@@ -34,33 +36,36 @@ def fit(
     network: torch.nn.Module,
     folder: Path,
     config: Schedule,
-    people: Sequence[str],
+    train,
     labels: str,
     parts: Sequence[str],
-    losses: Callable[[np.random.Generator], list[torch.Tensor]],
+    losses: Callable[[np.random.Generator, np.ndarray], list[torch.Tensor]],
     watch: Callable[[], dict[str, float]],
     charts: Mapping[str, Mapping[str, str]],
     *,
+    device: torch.device,
     stage: str = "Training",
     progress: Progress = no_progress,
     say: Callable[[str], None] = lambda message: None,
 ) -> list[dict]:
-    """Train the network where it is, or go on where `folder` says it stopped. The last weights are taken.
+    """Train a network, its weights drawn with the seed, or go on where `folder` says it stopped. The last are taken.
 
     :param network: has an `architecture` with `widths`. :param config: a dataclass.
-    :param people: whose every example is. :param labels: a checksum. With architecture and settings both say which
-        training a state belongs to.
-    :param parts: names of what `losses` returns for a new batch; the first is descended.
+    :param train: what is learnt from, a set that has `people` and `phantom`, (N,) each. :param labels: a checksum of
+        its labels. With architecture and settings both say which training a state belongs to.
+    :param parts: names of what `losses` returns for a new batch, given the probability (N,) of each of `train`; the
+        first is descended.
     :param watch: figures on held-out data, after every epoch. :param charts: of those figures, title → line → name.
     :returns: the curves (one dict an epoch); the network is left on the CPU, in evaluation mode.
     :raises ModelError: the folder holds the state of another training.
     """
-    device = next(network.parameters()).device
+    network.initialise(torch.Generator().manual_seed(config.seed)).to(device)
+    weights = sampling_weights(train, config.real_share)
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     recipe = {
         "architecture": asdict(network.architecture) | {"widths": list(network.architecture.widths)},
         "config": asdict(config),
-        "data": [len(people), sha256("\n".join(people).encode()).hexdigest()],
+        "data": [len(train), sha256("\n".join(train.people).encode()).hexdigest()],
         "labels": labels,
     }
     curves, first = [], 0
@@ -78,7 +83,7 @@ def fit(
             fallen = 0.5 * (1 + math.cos(math.pi * min(step / config.steps, 1)))
             rate = config.learning_rate * warm_up(step, config.warmup_steps) * fallen
             set_rate(optimiser, rate)
-            values = losses(rng)
+            values = losses(rng, weights)
             descend(network, optimiser, values[0], CLIP_NORM)
             sums += torch.stack(values).detach()
         means = dict(zip(parts, (sums / config.steps_per_epoch).tolist(), strict=True))

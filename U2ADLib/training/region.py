@@ -15,7 +15,6 @@ import torch.nn.functional as F
 
 from ..progress import Progress, no_progress
 from ..roi.network import DISC_NUMBERS, LEVELS, MIDDLE_LEVEL, RegionArchitecture, RegionNet
-from .data import sampling_weights
 from .fit import fit
 from .region_data import Batch, RegionSlices, draw_batch
 
@@ -60,10 +59,9 @@ def train_region(
     :raises ModelError: the folder holds the state of another training.
     """
     config, device = config or RegionTrainConfig(), torch.device(device)
-    network = RegionNet(architecture).initialise(torch.Generator().manual_seed(config.seed)).to(device)
-    weights = sampling_weights(train, config.real_share)
+    network = RegionNet(architecture)
 
-    def losses(rng):
+    def losses(rng, weights):
         batch = draw_batch(train, rng.choice(len(train), config.batch, p=weights), rng)
         return region_loss(network, _to(batch, device), config.heat_weight)
 
@@ -71,12 +69,13 @@ def train_region(
         network,
         folder,
         config,
-        train.people,
+        train,
         _labels_checksum(train),
         PARTS,
         losses,
         lambda: {} if validation is None else validate_region(network, validation, device),
         CHARTS,
+        device=device,
         progress=progress,
         say=say,
     )
