@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,7 +20,7 @@ from U2ADLib.cli import build_parser, main
 from U2ADLib.config import Architecture, MonteCarloConfig
 from U2ADLib.errors import Cancelled, InputError, ModelError, UsageError
 from U2ADLib.files import file_sha256
-from U2ADLib.io import write_volume
+from U2ADLib.io import read_volume, write_volume
 from U2ADLib.mae import EdgeMAE, patchify
 from U2ADLib.masking import masks_from_scores, roi_patches
 from U2ADLib.montecarlo import monte_carlo
@@ -33,6 +34,7 @@ from U2ADLib.training.adapt_recipe import adapt_from_folder
 from U2ADLib.training.data import SliceSet, concatenate
 from U2ADLib.training.guidance import anomalous, eu_scores, patch_sums, touched_patches
 from U2ADLib.training.loss import reconstruction_loss
+from U2ADLib.volume import reorient
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Architecture(width=32, heads=4, depth=1, decoder_width=16, decoder_heads=2, decoder_depth=1)
@@ -428,6 +430,22 @@ def test_images_named_from_where_they_lie_are_left_out_in_plain_words(hospital, 
     (message,) = [text for text in said if "left out" in text]
     assert "the folder" not in message
     assert str(hospital) not in message
+
+
+def test_a_copy_is_nobody_else(hospital, tiny_model, tmp_path):
+    """The same voxels under another name, turned and as another kind of file, do not make a third person."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("p1", "p1_seg", "p2", "p2_seg"):
+        shutil.copy(hospital / f"{name}.nii.gz", images)
+    for name in ("", "_seg"):
+        write_volume(images / f"p3{name}.nrrd", reorient(read_volume(hospital / f"p1{name}.nii.gz"), "LPS")[0])
+    with pytest.raises(InputError, match="of 2 people can be used"):
+        adapt_from_folder(
+            images, tmp_path / "ours", model=tiny_model, region_model="none", config=ONE, device="cpu",
+            say=(said := []).append,
+        )  # fmt: skip
+    assert "p3.nrrd is left out: It is a copy of p1.nii.gz, and every image counts once." in said
 
 
 def test_from_a_folder_to_a_package(hospital, tiny_model, tmp_path):

@@ -125,7 +125,7 @@ def made_case(kind="h50", image=None, repeat=0, slice_index=0, rows=slice(60, 70
     segments = np.repeat(np.array([0, 3, 4, 5, 6, 7, 8, 0], np.uint8), 18)
     image = np.where(lesion, 2.0, 0) + cord if image is None else image
     what = ("p1", "p1", "clean", 0, slice_index, kind, repeat)
-    return Case(*what, image.astype(np.float32), cord, lesion, segments)
+    return Case(*what, image.astype(np.float32), cord, lesion, segments, np.ones(144, bool))
 
 
 def test_final_scores_follow_the_order_of_steps():
@@ -173,6 +173,21 @@ def test_figures_of_a_case():
     assert figures["marks"][:2].tolist() == [3, 1]  # 2 is too near to 3
     assert np.isnan(figures["auroc"])
     assert figures["hit"] == 0
+
+
+def test_what_does_not_count_in_an_analysis_makes_no_counted_peak():
+    case, everywhere = made_case(NONE), np.ones(144, bool)
+    score = np.zeros((144, 96))
+    score[8, 44], score[90, 45] = 3, 1
+
+    def peaks(counted):
+        one = Case(**{**case.__dict__, "counted": counted})
+        figures = metrics.case_figures(score, one.mask, one, across="max")
+        return figures["peak"], figures["counted_peak"]
+
+    assert peaks(everywhere) == (3, 3)
+    assert peaks(np.arange(144) >= 15) == (3, 1)
+    assert peaks(~everywhere) == (3, 3)  # as in an analysis: where nothing would be left, all of it
 
 
 def test_a_few_pixels_in_a_segment_leave_it_out():
@@ -262,7 +277,9 @@ def test_simple_rules_rank_a_bright_lesion_first(tmp_path, monkeypatch):
     cord = straight_cord()
     image = np.where(cord, 100, np.where(study.ring_around(cord, 0, 8), 300, 60)) + rng.normal(0, 2, cord.shape)
     image = image.astype(np.float32)
-    person = Person("sub-01", (HealthySlice("sub-01", image, image, cord, np.zeros(144, np.uint8)),))
+    person = Person(
+        "sub-01", (HealthySlice("sub-01", image, image, cord, np.zeros(144, np.uint8), np.ones(144, bool)),)
+    )
     method = rules.SimpleRules()
     method.fit(Fold("sub-02", (person,), tmp_path / "fold"))
     again = rules.SimpleRules()

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from U2ADLib.curve import volume_curve
 from U2ADLib.errors import InputError
 from U2ADLib.evaluation.benchmark import cases, methods, rules, study
 from U2ADLib.evaluation.benchmark.cases import HealthySlice, Person
 from U2ADLib.evaluation.benchmark.parts import score_cases
+from U2ADLib.roi.centreline import Centreline
 from U2ADLib.scoring.gain import local_gain_difference
 from U2ADLib.simulation.degrade import NEGATIVES
+from U2ADLib.training.discriminator_recipe import DEFAULT_SCORE
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +30,30 @@ def person():
     image = np.pad(image, ((0, 0), (20, 30)), mode="edge").astype(np.float32)
     segments = np.repeat(np.array([0, 3, 4, 5, 6, 7, 8, 0], np.uint8), 18)
     crop = np.ascontiguousarray(image[:, 20:116])
-    return Person("sub-07", (HealthySlice("sub-07", crop, crop, cord, segments, (image, 20)),))
+    return Person("sub-07", (HealthySlice("sub-07", crop, crop, cord, segments, np.ones(144, bool), (image, 20)),))
 
 
 def dice(a, b):
     return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+
+def test_rows_count_as_in_an_analysis():
+    """An image of 160 rows, of which rows 2 to 145 are looked at: 15 mm from an edge, or in a named segment."""
+    segments = np.zeros(144, np.uint8)
+    assert np.flatnonzero(~cases.counted_rows(2 + np.arange(144), (-0.5, 159.5), segments)).tolist() == [
+        *range(13),  # row 15 of the image, the 13th here, lies 15.5 mm from its upper edge
+        143,
+    ]
+    segments[10:20] = 3
+    assert np.flatnonzero(~cases.counted_rows(2 + np.arange(144), (-0.5, 300), segments)).tolist() == list(range(10))
+    cord = np.zeros((1, 160, 89), bool)
+    cord[..., 40:49] = True
+    line = Centreline.from_cord(cord)
+    curve = volume_curve(cord.astype(float), cord, line, (0,), DEFAULT_SCORE, (), (-0.5, 159.5))
+    rows = line.at(curve.s_mm)[0][:, 0]
+    expected = cases.counted_rows(rows, (-0.5, 159.5), np.zeros(len(rows), np.uint8))
+    assert 0 < expected.sum() < len(expected)
+    np.testing.assert_array_equal(curve.counted, expected)
 
 
 def test_cases_depend_on_seed_and_person_alone(person):
@@ -116,7 +138,9 @@ def test_the_region_model_finds_a_cord_in_a_degraded_slice():
     find = cases.cord_finder(load_region_model("default"))
     healthy = cases.phantom_slices(3)[0]
     wide = np.pad(healthy.thick, ((0, 0), (60, 60)), mode="edge")
-    healthy = HealthySlice("a", healthy.thick, healthy.thick, healthy.cord, healthy.segments, (wide, 60))
+    healthy = HealthySlice(
+        "a", healthy.thick, healthy.thick, healthy.cord, healthy.segments, healthy.counted, (wide, 60)
+    )
     image, _ = study.degrade_clinical(healthy.thick, healthy.cord, np.random.default_rng(0))
     assert dice(find(image, healthy), healthy.cord) > 0.7
 

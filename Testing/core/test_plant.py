@@ -13,11 +13,13 @@ from U2ADLib.simulation.degrade import (
     CoilBumps,
     Degradation,
     Drift,
+    EdgeNoise,
     FlowVoids,
     FollowedEdge,
     MaskError,
     MotionGhost,
     Noise,
+    Swell,
     draw_degradation,
 )
 from U2ADLib.simulation.plant import CONTRASTS, LESION_KINDS, _LocalLine, plant_in_volume, plant_lesion
@@ -284,6 +286,29 @@ def test_noise_has_its_strength(grain):
     neighbours = np.corrcoef((noisy - image)[:, :-1][cord[:, :-1] & cord[:, 1:]],
                              (noisy - image)[:, 1:][cord[:, :-1] & cord[:, 1:]])[0, 1]  # fmt: skip
     assert neighbours == pytest.approx(np.exp(-1 / (4 * grain**2)) if grain else 0, abs=0.12)
+
+
+@pytest.mark.parametrize("upper", [True, False])
+def test_noise_grows_towards_an_end(upper):
+    wide, cord = np.ones((160, 400)), np.zeros((160, 400), bool)
+    cord[20:140] = True
+    noisy = EdgeNoise(0.2, 30.0, upper, 0.0, seed=1).apply(wide, cord)
+    strength = (noisy - 1).std(axis=1)[:: 1 if upper else -1]  # by the row's distance from that end of the image
+    np.testing.assert_allclose(strength[[0, 20, 50, 80]], 0.2 * np.exp([0, 0, -1, -2]), rtol=0.15)
+
+
+def test_a_swell_changes_the_whole_width_of_the_cord_and_no_fluid():
+    image, cord, _, across = neck()
+    made = np.stack([Swell(0.05, 8.0, seed).apply(image, cord) for seed in range(20)])
+    inner = cord & (np.abs(across) < 3)
+    levels = np.where(inner, made, np.nan)[:, cord.any(1)]
+    assert np.nanmax(np.nanstd(levels, axis=2)) < 1e-3  # the same across the cord
+    along = np.nanmean(levels, axis=2)
+    assert along.std() == pytest.approx(0.05, rel=0.2)
+    assert np.abs(along - 1).max() <= 0.1 + 1e-6
+    assert np.corrcoef(along[:, :-8].ravel(), along[:, 8:].ravel())[0, 1] == pytest.approx(np.exp(-0.25), abs=0.1)
+    fluid = np.abs(across) > 7
+    np.testing.assert_allclose(made[:, fluid], np.broadcast_to(image[fluid], made[:, fluid].shape))
 
 
 def test_blur_has_its_width():

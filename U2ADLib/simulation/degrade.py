@@ -57,9 +57,7 @@ class CoilEdge:
         return cls(rng.uniform(-0.5, 0.5), rng.uniform(4, 25), bool(rng.random() < 0.5))
 
     def apply(self, image, cord):
-        rows = np.flatnonzero(cord.any(1))
-        away = np.arange(len(image)) - rows[0] if self.upper else rows[-1] - np.arange(len(image))
-        return image * (1 + self.height * np.exp(-np.maximum(away, 0) / self.length))[:, None]
+        return image * (1 + self.height * np.exp(-_rows_from_end(cord, self.upper) / self.length))[:, None]
 
 
 @dataclass(frozen=True)
@@ -100,12 +98,50 @@ class Noise:
         return cls(rng.uniform(0.03, 0.07), rng.uniform(0.4, 0.8) if grainy else 0.0, int(rng.integers(2**32)))
 
     def apply(self, image, cord):
-        channels = np.random.default_rng(self.seed).standard_normal((2, *image.shape))
-        if self.grain_px:
-            channels = gaussian_filter(channels, (0, self.grain_px, self.grain_px))
-            channels /= channels.std()
-        real, imaginary = channels * self.sigma
-        return np.hypot(image + real, imaginary)
+        return _with_noise(image, self.sigma, self.grain_px, self.seed)
+
+
+@dataclass(frozen=True)
+class EdgeNoise:
+    """Noise that grows towards one end of the cord, as where the coils hardly reach: an image whose brightness was
+    evened out is noisier there. sigma: at that end; it falls by a factor e every `length` rows."""
+
+    sigma: float
+    length: float
+    upper: bool
+    grain_px: float
+    seed: int
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> "EdgeNoise":
+        upper = bool(rng.random() < 0.5)
+        return cls(rng.uniform(0.03, 0.25), rng.uniform(4, 25), upper, rng.uniform(0, 0.8), int(rng.integers(2**32)))
+
+    def apply(self, image, cord):
+        sigma = self.sigma * np.exp(-_rows_from_end(cord, self.upper) / self.length)[:, None]
+        return _with_noise(image, sigma, self.grain_px, self.seed)
+
+
+@dataclass(frozen=True)
+class Swell:
+    """The whole width of the cord gets a little brighter and darker along it, as where it thickens for the arms.
+
+    share: standard deviation, part of the cord's level. rows: standard deviation of the smoothing.
+    """
+
+    share: float
+    rows: float
+    seed: int
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> "Swell":
+        return cls(rng.uniform(0.02, 0.08), rng.uniform(4, 12), int(rng.integers(2**32)))
+
+    def apply(self, image, cord):
+        wave = gaussian_filter1d(np.random.default_rng(self.seed).standard_normal(2 * len(image)), self.rows)
+        wave = 1 + self.share * np.clip(wave / wave.std(), -2, 2)[: len(image), None]
+        inside = gaussian_filter(cord.astype(float), 0.5)  # what lies half in the fluid changes by half
+        return image * (1 + (wave - 1) * inside)
 
 
 @dataclass(frozen=True)
@@ -193,6 +229,22 @@ class CentralCanal:
         return image + place.to_slice(line * self.contrast * (place.csf_ratio - 1) * place.level(place.s))
 
 
+def _rows_from_end(cord: np.ndarray, upper: bool) -> np.ndarray:
+    """How many rows each row (H,) lies below the cord's upper end, or above its lower one; 0 beyond it."""
+    rows, every = np.flatnonzero(cord.any(1)), np.arange(len(cord))
+    return np.maximum(every - rows[0] if upper else rows[-1] - every, 0)
+
+
+def _with_noise(image, sigma, grain_px, seed):
+    """Rician noise; `sigma` of each channel is a number or one for each row, (H, 1)."""
+    channels = np.random.default_rng(seed).standard_normal((2, *image.shape))
+    if grain_px:
+        channels = gaussian_filter(channels, (0, grain_px, grain_px))
+        channels /= channels.std()
+    real, imaginary = channels * sigma
+    return np.hypot(image + real, imaginary)
+
+
 # -------------------------------------------------------------------------------------------------------- the mask
 
 
@@ -252,7 +304,9 @@ class FollowedEdge:
         return mask
 
 
-PictureChange = Drift | CoilEdge | CoilBumps | Noise | Blur | Coarse | FlowVoids | MotionGhost | CentralCanal
+PictureChange = (
+    Drift | CoilEdge | CoilBumps | Noise | EdgeNoise | Swell | Blur | Coarse | FlowVoids | MotionGhost | CentralCanal
+)
 MaskChange = MaskError | FollowedEdge
 
 # ------------------------------------------------------------------------------------------------------- together

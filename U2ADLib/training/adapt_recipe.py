@@ -6,6 +6,7 @@ import re
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,7 @@ def _scans(cases, source: Model, region_model, device, progress: Progress, say) 
         verify_model(find_model(region_model, "region"))
         finder = load_region_model(region_model)
     parts, used, left_out = [], [], []
+    seen: dict[str, Path] = {}  # the image that first showed these slices, by their checksum
     for number, case in enumerate(cases):
 
         def tick(*_, number=number):
@@ -165,7 +167,7 @@ def _scans(cases, source: Model, region_model, device, progress: Progress, say) 
 
         tick()
         try:
-            part, origin, doubts = _slices_of(case, source, finder, device, tick, say)
+            part, origin, doubts = _slices_of(case, source, finder, seen, device, tick, say)
         except (InputError, UsageError) as error:
             why = str(error)
         except U2ADError:
@@ -186,8 +188,11 @@ def _scans(cases, source: Model, region_model, device, progress: Progress, say) 
     return _Scans(concatenate(parts), used, left_out)
 
 
-def _slices_of(case: Case, source: Model, finder, device, tick, say) -> tuple[SliceSet, str, list[str]]:
-    """The slices that an analysis of this image would look at, where the cord came from, and doubts about it."""
+def _slices_of(case: Case, source: Model, finder, seen, device, tick, say) -> tuple[SliceSet, str, list[str]]:
+    """The slices that an analysis of this image would look at, where the cord came from, and doubts about it.
+
+    :raises InputError: it cannot be used, or is one that was `seen`: a copy under another name is nobody else.
+    """
     if case.cord is None and finder is None:
         raise InputError(f"No cord mask was found: expected is {case.id}_seg.nii.gz beside the image.")
     volume = read_volume(case.image)
@@ -205,6 +210,9 @@ def _slices_of(case: Case, source: Model, finder, device, tick, say) -> tuple[Sl
     chosen = list(analysed_slices(without_sides(cords, stack.grid.slice_spacing_mm) if was_found else cords, "all"))
     images, cords = stack.images[chosen], cords[chosen]
     doubts = [*prepared.record["doubts"], *refuse_other_contrast(volume.name, images, cords, source.purpose)]
+    first = seen.setdefault(sha256(stack.images.tobytes()).hexdigest(), case.image)
+    if first != case.image:
+        raise InputError(f"It is a copy of {first.name}, and every image counts once.")
     count = len(chosen)
     part = SliceSet(images.astype(np.float16), cords, np.array([case.person] * count), np.zeros(count, bool))
     return part, "found" if was_found else "given", doubts

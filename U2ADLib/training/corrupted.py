@@ -6,7 +6,18 @@ import numpy as np
 from scipy.ndimage import affine_transform, gaussian_filter
 
 from ..simulation.corrupt import corrupt
-from ..simulation.degrade import Blur, CentralCanal, CoilEdge, Degradation, Drift, MaskError, MotionGhost, Noise
+from ..simulation.degrade import (
+    Blur,
+    CentralCanal,
+    CoilEdge,
+    Degradation,
+    Drift,
+    EdgeNoise,
+    MaskError,
+    MotionGhost,
+    Noise,
+    Swell,
+)
 from .data import SliceSet
 
 WINDOW = (160, 96)  # rows and columns cut around the cord before anything is computed
@@ -27,6 +38,8 @@ class CorruptionConfig:
     ghost: float = 0.1
     canal: float = 0.1
     edge: float = 0.5  # the picture gets brighter or darker towards one end, as at the edge of a coil or a slab
+    edge_noise: float = 0.5  # and noisier
+    swell: float = 0.5  # the whole width of the cord, a little brighter here and darker there
     rotation_degrees: float = 15.0
     scale: float = 0.18
 
@@ -71,6 +84,8 @@ def draw_example(
         unevenness = gaussian_filter(rng.standard_normal(image.shape), rng.uniform(1, 6))
         unevenness *= rng.uniform(0.01, 0.05) / unevenness.std()
         image = np.where(cord, image * (1 + unevenness), image)
+    if happens("swell"):
+        image = level * Swell.draw(rng).apply(image / level, cord)
     healthy, corrupted = image, np.zeros_like(cord)
     if happens("corrupted"):
         for _ in range(rng.choice((1, 1, 2, 3))):
@@ -89,6 +104,8 @@ def draw_example(
         picture.append(CoilEdge.draw(rng))
     if happens("noise"):
         picture.append(Noise.draw(rng))
+    if happens("edge_noise"):
+        picture.append(EdgeNoise.draw(rng))
     mask_error = MaskError.draw(rng) if happens("mask_error") else MaskError("none")
     image, given = Degradation(tuple(picture), mask_error).apply(image, cord, healthy)
     top = max(np.percentile(image, 99.8), 1e-6)

@@ -32,6 +32,7 @@ from ...roi.centreline import Centreline
 from ...roi.labels import read_cord, read_discs
 from ...roi.segments import label_segments, segments_from_discs
 from ...simulation.degrade import NEGATIVES, draw_degradation
+from ...training.discriminator_recipe import DEFAULT_SCORE
 from ...volume import reorient
 from . import study
 
@@ -59,14 +60,16 @@ MOST_PHANTOM_SLICES, SMALLEST_PHANTOM_CORD = 3, 500
 @dataclass(frozen=True, eq=False)
 class HealthySlice:
     """volume: whose slice it is; thin: the 1 mm slice; thick: its mean with both neighbours; cord: bool; segments:
-    uint8, 3 = C2-3 … 8 = C7-T1 of each row, 0 where none is labelled; wide: the thick slice in its full width, and
-    the column at which the crop begins. Images (ROWS, COLUMNS) float32 in the unit of the file; segments (ROWS,)."""
+    uint8, 3 = C2-3 … 8 = C7-T1 of each row, 0 where none is labelled; counted: bool, see `counted_rows`; wide: the
+    thick slice in its full width, and the column at which the crop begins. Images (ROWS, COLUMNS) float32 in the unit
+    of the file; segments, counted (ROWS,)."""
 
     volume: str
     thin: np.ndarray
     thick: np.ndarray
     cord: np.ndarray
     segments: np.ndarray
+    counted: np.ndarray
     wide: tuple[np.ndarray, int] | None = None
 
 
@@ -94,7 +97,7 @@ class Person:
 class Case:
     """image: degraded, CSF about 1, float32; mask: what a method is given; lesion: all of it, also outside the mask.
 
-    All (H, W). segments: (H,) as in `HealthySlice`. repeat: numbers the cases of one kind and slice.
+    All (H, W). segments, counted: (H,) as in `HealthySlice`. repeat: numbers the cases of one kind and slice.
     """
 
     person: str
@@ -108,6 +111,7 @@ class Case:
     mask: np.ndarray
     lesion: np.ndarray
     segments: np.ndarray
+    counted: np.ndarray
 
     @property
     def truth(self) -> np.ndarray:
@@ -157,19 +161,22 @@ def load_person(folder: Path, name: str, region: RegionModel | None = None) -> P
         cord = locate(volume, model=region, device="cpu").cord
     else:
         raise InputError(f"{name} has no cord mask, and there is no region model that finds it.")
-    images, cords = (_cropped_rows(reorient(volume.with_array(a), CODES)[0]) for a in (volume.array, cord))
+    turned = [reorient(volume.with_array(a), CODES)[0] for a in (volume.array, cord)]
+    rows = turned[0].array.shape[1]
+    images, cords = (_cropped_rows(one) for one in turned)
     images, cords = images.astype(np.float32), cords > 0
     if case.cord is None:
         cords = np.array([binary_erosion(one) for one in cords])
     discs = {} if case.discs is None else read_discs(read_volume(case.discs)).points
-    segments = _segments(reorient(volume, CODES)[0], cords, discs)
+    segments = _segments(turned[0], cords, discs)
+    counted = counted_rows(FIRST_ROW + np.arange(len(segments)), (-0.5, rows - 0.5), segments)
     first = max(0, int(np.argwhere(cords)[:, 2].mean()) - COLUMNS // 2)
     crop, slices = np.s_[:, first : first + COLUMNS], []
     for k in range(1, len(images) - 1):
         cord = cords[k][crop]
         if cord.sum() >= SMALLEST_CORD and cord.any(1).sum() >= SHORTEST_CORD:
             thick = images[k - 1 : k + 2].mean(0)
-            slices.append(HealthySlice(name, images[k][crop], thick[crop], cord, segments, (thick, first)))
+            slices.append(HealthySlice(name, images[k][crop], thick[crop], cord, segments, counted, (thick, first)))
     if not slices:
         raise InputError(f"{name} has no slice with {SMALLEST_CORD} px of cord in {SHORTEST_CORD} rows.")
     namesakes = last_number(name) in {last_number(one.person) for one in everybody if one.person != name}
@@ -198,6 +205,16 @@ def row_segments(labels: np.ndarray) -> np.ndarray:
     return np.where(votes.any(1), np.array(list(SEGMENT_NAMES))[votes.argmax(1)], 0).astype(np.uint8)
 
 
+def counted_rows(rows: np.ndarray, edge_rows: tuple[float, float], segments: np.ndarray) -> np.ndarray:
+    """Which rows of the image count in an analysis with the default score, bool: named segments, and cord that is not
+    near the image's upper or lower edge (`ScoreConfig.edge_mm`).
+
+    :param rows: their numbers, 1 mm apart. :param edge_rows: where the image begins and ends. :param segments: of each.
+    """
+    away = np.minimum(rows - edge_rows[0], edge_rows[1] - rows)
+    return (away >= DEFAULT_SCORE.edge_mm) | (segments > 0)
+
+
 def phantom_slices(index: int) -> list[HealthySlice]:
     """The slices of a lesion-free clinical phantom that show most cord, in a crop like that of the people."""
     from ...roi.region import region_from_labels
@@ -219,9 +236,10 @@ def phantom_slices(index: int) -> list[HealthySlice]:
     window = np.s_[:, rows, left : left + COLUMNS]
     images, cords = np.ascontiguousarray(images[window]), np.ascontiguousarray(cords[window])
     best = np.argsort(-cords.sum((1, 2)), kind="stable")[:MOST_PHANTOM_SLICES]
+    counted = counted_rows(np.arange(rows.start, rows.stop), stack.grid.edge_rows, segments[rows])
     # The slices of a 2D sequence are thick as they are.
     return [
-        HealthySlice(f"phantom-{seed}", images[k], images[k], cords[k], segments[rows])
+        HealthySlice(f"phantom-{seed}", images[k], images[k], cords[k], segments[rows], counted)
         for k in best
         if cords[k].sum() >= SMALLEST_PHANTOM_CORD
     ]
@@ -259,7 +277,7 @@ def make_cases(
                 if mask.any():
                     image = study.divide_by_csf(image, mask)
                 what = (person.name, one.volume, condition, seed, index, kind, repeat)
-                cases.append(Case(*what, image.astype(np.float32, copy=False), mask, lesion, one.segments))
+                cases.append(Case(*what, image.astype(np.float32, copy=False), mask, lesion, one.segments, one.counted))
     return cases
 
 

@@ -24,6 +24,7 @@ METRICS = (
     "pixel AUROC",
     "pixel AP",
     "slice AUROC",
+    "slice AUROC as counted",  # by an analysis, `cases.counted_rows`
     "segment AUROC",
     "segment AP",
     "patient AUROC",
@@ -40,7 +41,7 @@ class Part:
     """V scores, N cases of which F without a lesion, K kinds of lesion, S slices, 1 + R weightings.
 
     variants (V,): names of the scores; kinds, volumes (N,): names; slices, repeats (N,); segment_truth (N, 6).
-    auroc, peak, lesion, hit (V, N), segments (V, N, 6), marks (V, F, 10): see `metrics.case_figures`.
+    auroc, peak, counted_peak, lesion, hit (V, N), segments (V, N, 6), marks (V, F, 10): see `metrics.case_figures`.
     ap (V, K, 1 + R), dice and prevalence (V or 1, K): of the pixels of each kind in `lesion_kinds` (K,).
     weights (1 + R, S); left_out (K,): cases whose given mask shows too little of the lesion, of `planted` (K,).
     """
@@ -53,6 +54,7 @@ class Part:
     segment_truth: np.ndarray
     auroc: np.ndarray
     peak: np.ndarray
+    counted_peak: np.ndarray
     segments: np.ndarray
     lesion: np.ndarray
     hit: np.ndarray
@@ -92,11 +94,12 @@ class Part:
 
         peaks, segments = self.peak[variant], self.segments[variant]
         at = int(np.flatnonzero(self.lesion_kinds == kind)[0])
-        both = [(peaks[chosen], self.slices[chosen]) for chosen in (lesioned, healthy)]
         result = dict.fromkeys(METRICS, undefined)
         result["pixel AUROC"] = mean(self.auroc[variant][lesioned])
         result["pixel AP"] = self.ap[variant, at]
-        result["slice AUROC"] = metrics.weighted_auroc(*both[0], *both[1], self.weights)
+        for name, values in (("slice AUROC", peaks), ("slice AUROC as counted", self.counted_peak[variant])):
+            both = [(values[chosen], self.slices[chosen]) for chosen in (lesioned, healthy)]
+            result[name] = metrics.weighted_auroc(*both[0], *both[1], self.weights)
         counted = (lesioned | healthy)[:, None]
         where = [np.nonzero(counted & (self.segment_truth == truth)) for truth in (1, 0)]
         if all(len(rows) for rows, _ in where):
@@ -200,7 +203,7 @@ def score_cases(
         slices=np.array([case.slice_index for case in counted]),
         repeats=np.array([case.repeat for case in counted]),
         segment_truth=np.array([metrics.segment_truth(case) for case in counted]),
-        **{key: table[key] for key in ("auroc", "peak", "segments", "lesion", "hit")},
+        **{key: table[key] for key in ("auroc", "peak", "counted_peak", "segments", "lesion", "hit")},
         marks=table["marks"][:, kinds == NONE].astype(np.float32),
         lesion_kinds=lesion_kinds,
         ap=ap,

@@ -33,7 +33,9 @@ from .rules import SimpleRules
 
 METHODS = {"rules": SimpleRules}  # others as "module:callable" or "module:callable:argument"
 PHANTOMS, ALARM_PHANTOMS = "phantoms", "lesion-free phantoms"  # stand-ins for a person's name
+PHANTOM_PLANES = ("thin", "cord", "segments", "counted")  # what is kept of them
 FIRST_ALARM_PHANTOM = 1000
+FORMAT = 2  # of what is kept; 2: which rows count in an analysis
 SECONDS_PER_CASE = 0.04  # of the rules, on one core
 CASES_PER_SLICE = {"negatives": 12}  # elsewhere 26; for the estimate
 
@@ -111,15 +113,12 @@ def person_of(setup: Setup, name: str) -> Person:
     kept = setup.out / f"{name.replace(' ', '-')}-{count}.safetensors"
     if not kept.exists():
         made = [one for i in range(first, first + count) for one in _phantom_slices(i, name == PHANTOMS)]
-        tensors = {key: np.array([getattr(one, key) for one in made]) for key in ("thin", "cord", "segments")}
+        tensors = {key: np.array([getattr(one, key) for one in made]) for key in PHANTOM_PLANES}
         tensors["number"] = np.array([int(one.volume.split("-")[1]) for one in made])
         _keep(kept, tensors)
     stored = load_file(kept)
-    planes = zip(stored["number"], stored["thin"], stored["cord"], stored["segments"], strict=True)
-    return Person(
-        name,
-        tuple(cases.HealthySlice(f"phantom-{n}", image, image, cord, segments) for n, image, cord, segments in planes),
-    )
+    planes = zip(stored["number"], *(stored[key] for key in PHANTOM_PLANES), strict=True)
+    return Person(name, tuple(cases.HealthySlice(f"phantom-{n}", image, image, *rest) for n, image, *rest in planes))
 
 
 def _phantom_slices(index, best_only):
@@ -328,9 +327,12 @@ def _check_same(setup):
     """Refuse to mix parts of different setups in one folder."""
     kept = setup.out / "setup.json"
     current = {key: value for key, value in asdict(setup).items() if key not in ("out", "regions")}
+    current["format"] = FORMAT
     current["folder"] = str(current["folder"])
     if not kept.exists():
         setup.out.mkdir(parents=True, exist_ok=True)
         write_json(kept, current)
     elif json.loads(kept.read_text(encoding="utf-8")) != current:
-        raise UsageError(f"{setup.out} holds a run with other settings (setup.json): choose another folder.")
+        raise UsageError(
+            f"{setup.out} holds a run with other settings or of another version (setup.json): choose another folder."
+        )

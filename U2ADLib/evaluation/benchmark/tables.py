@@ -24,7 +24,7 @@ from .parts import METRICS, Part
 from .study import GROUPS
 
 REFERENCE = "ridge8 + expected error, 1 px"
-MAIN, MORE = METRICS[:3], METRICS[3:]
+MAIN, MORE = METRICS[:4], METRICS[4:]
 CHOSEN, ORACLE = "best simple rule, chosen on others", "best simple rule, oracle"
 TABLES = "tables.md"
 SENSITIVITY = 0.9  # of the threshold for false alarms, on lesions of the group "mid"
@@ -248,19 +248,22 @@ def _section(results, block, scores):
     prevalence = np.mean([part.prevalence.mean() for part in parts])
     means = {name: mean_of_people(values)[..., 0] for name, values in scores.items()}
     yield f"## {condition}: {group} ({', '.join(people)})\n"
-    yield f"{' / '.join(MAIN)}. All-positive: .500/{short(prevalence)}/.500\n"
-    rows = ([name, *("/".join(map(short, cell[:3])) for cell in figures)] for name, figures in means.items())
+    yield f"{' / '.join(MAIN)}. All-positive: .500/{short(prevalence)}/.500/.500\n"
+    rows = ([name, *("/".join(map(short, cell[: len(MAIN)])) for cell in figures)] for name, figures in means.items())
     yield markdown(["score", *GROUP_NAMES], rows)
-    largest = np.max([spread[:, :3] for spread in results.spread[block].values()], axis=(0, 1))
+    largest = np.max([spread[:, : len(MAIN)] for spread in results.spread[block].values()], axis=(0, 1))
     if np.isfinite(largest).all():
         yield f"Largest standard deviation over repetitions: {'/'.join(map(short, largest))}\n"
     yield f"{' / '.join(MORE)}\n"
-    rows = ([name, *("/".join(map(short, cell[3:])) for cell in figures)] for name, figures in means.items())
+    rows = ([name, *("/".join(map(short, cell[len(MAIN) :])) for cell in figures)] for name, figures in means.items())
     yield markdown(["score", *GROUP_NAMES], rows)
     yield "Patients of all people together: AUROC / AUPRC at a prevalence of .500\n"
     yield markdown(["score", *GROUP_NAMES], _patient_rows(results.parts[block]))
     yield f"Every person, faint lesions: {' / '.join(MAIN)}\n"
-    rows = ([name, *("/".join(map(short, v[:3, 0])) for v in (by[p][0] for p in by))] for name, by in scores.items())
+    rows = (
+        [name, *("/".join(map(short, v[: len(MAIN), 0])) for v in (by[p][0] for p in by))]
+        for name, by in scores.items()
+    )
     yield markdown(["score", *people], rows)
     lost, planted = (sum(int(getattr(part, key).sum()) for part in parts) for key in ("left_out", "planted"))
     yield f"Left out, because the given mask shows less than 3 px of the lesion: {lost / planted:.1%} of the lesions.\n"
