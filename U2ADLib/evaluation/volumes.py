@@ -29,7 +29,7 @@ from ..package import Model, RegionModel, load_model, load_region_model
 from ..roi.labels import read_cord
 from ..roi.region import analysed_slices, without_sides
 from ..roi.source import Prepared, prepare
-from ..scoring.evidence import across_slices, discriminator_logits, probability
+from ..scoring.evidence import default_map, discriminator_logits
 from ..simulation.plant import plant_in_volume
 from ..volume import Volume
 from .benchmark.learned import refuse_known
@@ -149,8 +149,7 @@ def _scores(model, prepared, found, settings):
     images, cords = stack.images[list(chosen)], region.cord[list(chosen)]
     logits = discriminator_logits(model.discriminators, images, cords, None)
     for config in settings:
-        together = across_slices(logits, cords, spacing * np.array(chosen), config.neighbours_mm)
-        evidence = np.stack([probability(*pair) for pair in zip(together, cords, strict=True)])
+        evidence = default_map(logits, cords, spacing * np.array(chosen), config.neighbours_mm)
         curve = volume_curve(
             filtered_map(evidence, cords, config), cords, region.centreline, chosen, config,
             segments=region.segments, edge_rows=stack.grid.edge_rows,

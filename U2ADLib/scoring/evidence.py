@@ -61,8 +61,7 @@ def discriminator_evidence(
     for k, given in enumerate((cords, erode(cords, 1))):
         progress("Scoring", k, 2)
         logits = discriminator_logits(discriminators, images, given, rebuilt, device)
-        together = across_slices(logits, given, positions_mm, config.neighbours_mm)
-        maps.append(np.stack([probability(*pair) for pair in zip(together, given, strict=True)]))
+        maps.append(default_map(logits, given, positions_mm, config.neighbours_mm))
     progress("Scoring", 2, 2)
     return Evidence(*maps, gain_maps(images, cords))
 
@@ -101,6 +100,12 @@ def discriminator_logits(discriminators, images, cords, rebuilt: Reconstruction 
             total += both.clamp(-2 * CERTAIN, 2 * CERTAIN).cpu().numpy() / (2 * len(discriminators))
     pasted = [strip.paste(one[: len(strip.columns)], images[0].shape) for strip, one in zip(strips, total, strict=True)]
     return np.where(cords, np.stack(pasted), 0)
+
+
+def default_map(logits: np.ndarray, cords: np.ndarray, positions_mm: Sequence[float], sigma_mm: float) -> np.ndarray:
+    """The default score's map (S, H, W) from logits: together with the neighbouring slices, smoothed, a probability."""
+    together = across_slices(logits, cords, positions_mm, sigma_mm)
+    return np.stack([probability(*pair) for pair in zip(together, cords, strict=True)])
 
 
 def across_slices(logits: np.ndarray, cords: np.ndarray, positions_mm: Sequence[float], sigma_mm: float) -> np.ndarray:
