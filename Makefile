@@ -69,7 +69,7 @@ model: $(READY)
 	$(U2AD) thresholds $(MODEL) --healthy $(PEOPLE) --phantoms 100
 
 # Finds cord and levels. People without a mask first get one from a model that was trained without them; a stopped
-# training goes on. What a person who was left out shows, for the table in the README: make region-without PERSON=sub-errsm11
+# training goes on. What a person who was left out shows, for the table in MEASUREMENTS.md: make region-without PERSON=sub-errsm11
 MASKLESS ?= sub-errsm20 sub-sctexample
 REGION ?= runs/u2ad-region
 region: $(READY)

@@ -14,7 +14,7 @@ from .data import concatenate, slices_of_cases, thick_and_thin, usable_cases
 from .discriminator import DiscriminatorConfig, train_discriminator
 from .phantoms import phantom_seeds, phantom_slices, refuse_phantoms
 
-# Chosen on the person 24, before any other was looked at; the last two on three people left out. See the README.
+# Chosen on the person 24, before any other was looked at; the last two on three people left out. See MEASUREMENTS.md.
 DEFAULT_SCORE = ScoreConfig(
     evidence="discriminator", bottom_fraction=0.0, components=0, across="max", neighbours_mm=1.0, edge_mm=15.0
 )

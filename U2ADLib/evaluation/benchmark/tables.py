@@ -42,7 +42,8 @@ class Results:
     test[block][score][person]: (groups, metrics, 1 + R), the mean over repetitions; for phantoms the folds stand for
     people. training[condition][score][fold]: (groups, metrics), the mean of the people the fold learnt from.
     spread[block][score]: (groups, metrics), standard deviation over repetitions of the mean over people.
-    parts[block][job]: the parts of the tests. mid_peaks[score][fold]: peaks of mid lesions of people learnt from.
+    parts[block][job]: the parts of the tests. mid_peaks[score][fold]: counted peaks of mid lesions of people learnt
+    from.
     """
 
     def __init__(self, setup, jobs: Iterable):
@@ -62,7 +63,7 @@ class Results:
             elif job.condition == "clinical":
                 mid = np.isin(part.kinds, GROUPS["mid"])
                 for v, name in enumerate(names):
-                    self.mid_peaks[name][job.fold].append(part.peak[v][mid])
+                    self.mid_peaks[name][job.fold].append(part.counted_peak[v][mid])
             for v, name in enumerate(names if len(part.lesion_kinds) else ()):
                 if job.is_test:
                     tests[job.condition, group][name][job.fold].append(group_figures(part, v))
@@ -154,9 +155,10 @@ def pooled_patients(parts: Iterable[Part], variant: int, kind: str) -> tuple[flo
 
 
 def false_alarms(results: Results) -> list[dict]:
-    """Alarms on lesion-free cases, at the threshold that each fold set: sensitivity 0.9 on the mid lesions, clinical,
-    of the people it learnt from (first repetition). A method that knows these people by heart sets it too high, finds
-    fewer of the test's lesions ("mid found") and gives fewer false alarms: look at both.
+    """Alarms on lesion-free cases, in the rows that count in an analysis, at the threshold that each fold set:
+    sensitivity 0.9 on the mid lesions, clinical, of the people it learnt from (first repetition). A method that knows
+    these people by heart sets it too high, finds fewer of the test's lesions ("mid found") and gives fewer false
+    alarms: look at both.
 
     Of slices, and of volumes: all slices of a person in one repeat, or of a phantom, of which one alarms. Counts are
     over all folds and repetitions, the interval (Clopper-Pearson) takes them for independent. Clean slices without a
@@ -172,7 +174,7 @@ def false_alarms(results: Results) -> list[dict]:
                 if job.fold not in results.mid_peaks[name]:
                     continue
                 limit = metrics.threshold_at(np.concatenate(results.mid_peaks[name][job.fold]), SENSITIVITY)
-                alarm = part.peak[v] >= limit
+                alarm = part.counted_peak[v] >= limit
                 for kind in (kind for kind in np.unique(part.kinds) if kind not in part.lesion_kinds):
                     # Phantoms with lesions and the many without are different ones.
                     what = condition if kind == NONE else f"{condition}, {kind}"
