@@ -183,10 +183,9 @@ def segment_truth(case: Case) -> np.ndarray:
 def case_figures(score: np.ndarray, domain: np.ndarray, case: Case, across: str = "mean") -> dict[str, np.ndarray]:
     """What is kept of one score (H, W) of one case.
 
-    auroc: of its pixels in the given mask; peak: of the curve; counted_peak: of the rows that count in an analysis, of
-    all where none does; segments (6,): of the curve in each; lesion: the highest
-    score in the lesion; hit: whether the image's highest pixel lies within 1 px of the lesion; marks (10,): the highest
-    local maxima, of lesion-free cases.
+    auroc: of its pixels in the given mask; peak: of the curve; counted_peak: of its rows that count in an analysis, of
+    all where none does; segments (6,): of the curve in each; lesion: the highest score in the lesion; hit: whether the
+    image's highest pixel lies within 1 px of the lesion; marks (10,): the highest local maxima, of lesion-free cases.
     """
     truth = case.truth
     curve = curve_along_cord(score, domain, across)
