@@ -667,7 +667,10 @@ def build_parser() -> argparse.ArgumentParser:
     tell = command(
         commands, train_discriminator, "train-discriminator", "train the default score of a model", [device, running]
     )
-    tell.add_argument("data", type=Path, metavar="DATA", help="folder of healthy images with cord masks, BIDS or flat")
+    tell.add_argument(
+        "data", type=Path, nargs="?", metavar="DATA",
+        help="folder of healthy images with cord masks, BIDS or flat; without it, simulated necks alone",
+    )  # fmt: skip
     tell.add_argument("--model", default="default", metavar="NAME|FOLDER", help="gets the default score (%(default)s)")
     tell.add_argument("--out", type=Path, metavar="MODEL", required=True, help="folder for the model package")
     tell.add_argument("--held-out", nargs="+", default=(), metavar="PERSON", help="do not learn from these")

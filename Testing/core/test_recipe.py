@@ -11,6 +11,8 @@ from U2ADLib.errors import InputError, UsageError
 from U2ADLib.io import write_volume
 from U2ADLib.package import load_model
 from U2ADLib.simulation.phantom import PhantomConfig, simulate_phantom
+from U2ADLib.training.discriminator import DiscriminatorConfig
+from U2ADLib.training.discriminator_recipe import DEFAULT_SCORE, discriminators_from_folder
 from U2ADLib.training.phantoms import TRAINING_SEEDS, phantom_seeds, phantom_slices
 from U2ADLib.training.pretrain import PretrainConfig
 from U2ADLib.training.recipe import SCORE, pretrain_from_folder
@@ -128,3 +130,40 @@ def test_cords_that_lack_are_found_where_that_is_wanted(people, tmp_path):
     assert card["training"]["found_cords"] == ["sub-nomask"]
     with pytest.raises(InputError, match="sub-nomask"):
         train(people, tmp_path / "other", people=["sub-a", "sub-nomask"])
+
+
+# ----------------------------------------------------------------------------------------------------- discriminators
+
+BRIEF = DiscriminatorConfig(examples=50, steps=2, warmup_steps=1)
+
+
+def discriminators(data, out, tiny_model, **options):
+    settings = {"model": tiny_model, "phantoms": 0, "count": 1, "config": BRIEF, "device": "cpu"} | options
+    return load_model(discriminators_from_folder(data, out, **settings))
+
+
+def test_discriminators_learn_from_everybody_but_who_is_held_out(people, tiny_model, tmp_path):
+    source = load_model(tiny_model)
+    model = discriminators(people, tmp_path / "model", tiny_model, held_out=["sub-b"], count=2)
+    card = model.card["discriminator_training"]
+    assert (card["people"], card["held_out_people"]) == (["sub-a", "sub-c"], ["sub-b"])
+    assert len(model.discriminators) == 2
+    assert model.sha256.startswith(source.sha256)  # the network is the source's
+    assert model.scores["default"] == DEFAULT_SCORE
+    assert model.thresholds == source.thresholds  # of its other score; the new one has none
+
+
+def test_discriminators_learn_from_simulated_necks_alone(tiny_model, tmp_path):
+    model = discriminators(None, tmp_path / "model", tiny_model, phantoms=2)
+    card = model.card["discriminator_training"]
+    assert (card["people"], card["phantoms"]) == ([], 2)
+    assert card["slices"] == len(phantom_slices(2, 0, tmp_path / "model" / "training", lambda *step: None))
+
+
+def test_what_no_discriminator_can_learn_from(people, tiny_model, tmp_path):
+    with pytest.raises(UsageError, match="nothing to learn from"):
+        discriminators(None, tmp_path / "m", tiny_model)
+    with pytest.raises(InputError, match="no image with a cord mask of sub-nomask"):
+        discriminators(people, tmp_path / "m", tiny_model, held_out=["sub-nomask"])
+    assert main(["train-discriminator", "--phantoms", "0", "--out", str(tmp_path / "m"), "--device", "cpu"]) == 2
+    assert not (tmp_path / "m").exists()

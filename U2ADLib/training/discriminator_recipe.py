@@ -1,4 +1,5 @@
-"""From a folder of healthy images to the discriminators of a model package: what `u2ad train-discriminator` does."""
+"""From healthy images, or from simulated necks alone, to the discriminators of a model package: what `u2ad
+train-discriminator` does."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -6,7 +7,7 @@ from pathlib import Path
 
 from ..config import ScoreConfig
 from ..device import choose_device, describe
-from ..errors import InputError
+from ..errors import InputError, UsageError
 from ..package import NO_REGION_MODEL, load_model, save_model
 from ..progress import Progress, no_progress
 from ..scoring.discriminator import DiscriminatorArchitecture
@@ -21,7 +22,7 @@ DEFAULT_SCORE = ScoreConfig(
 
 
 def discriminators_from_folder(
-    data: Path,
+    data: Path | None,
     out: Path,
     *,
     model: str | Path = "default",
@@ -39,23 +40,28 @@ def discriminators_from_folder(
 
     A run that was stopped goes on when it is started again with the same arguments; its state is in `out/training`.
 
+    :param data: None: from phantoms alone.
     :param model: its network rebuilds; its own discriminators are replaced, its thresholds hold for its "paper" score.
     :param held_out: people of the folder who must not be learnt from.
     :param phantoms: simulated necks to learn from besides.
     :param region_model: finds the cord of people without a mask; "none" leaves them alone.
     :param count: trainings with seeds `config.seed`, `config.seed` + 1 …, whose probabilities are averaged.
     :raises InputError: nothing to learn from, or nobody of a name.
-    :raises UsageError: phantoms of another contrast, or whose seeds are kept for judging.
+    :raises UsageError: phantoms of another contrast, or whose seeds are kept for judging; neither data nor phantoms.
     """
     architecture, config = architecture or DiscriminatorArchitecture(), config or DiscriminatorConfig()
-    data, out = Path(data), Path(out)
+    out = Path(out)
+    if data is None and not phantoms:
+        raise UsageError("There is nothing to learn from: give a folder of healthy images, or --phantoms.")
     target = choose_device(device)
     source = load_model(model)
     refuse_phantoms(source.purpose, phantoms)
     seeds = phantom_seeds(phantoms, config.seed)
-    cases, found, finder = usable_cases(data, source.purpose.contrast, region_model)
+    cases, found, finder = [], [], None
+    if data is not None:
+        cases, found, finder = usable_cases(Path(data), source.purpose.contrast, region_model)
     if unknown := set(held_out) - {case.person for case in cases}:
-        raise InputError(f"{data} has no image with a cord mask of {', '.join(sorted(unknown))}.")
+        raise InputError(f"There is no image with a cord mask of {', '.join(sorted(unknown))}.")
     kept = [case for case in cases if case.person not in held_out]
     sets, people = slices_of_cases(kept, say, thick_and_thin, finder, device)
     if phantoms:
