@@ -95,11 +95,15 @@ def volume_curve(
     )
 
 
+def off_the_edges(rows: np.ndarray, edge_rows: tuple[float, float], edge_mm: float) -> np.ndarray:
+    """Which rows, 1 mm apart, lie at least `edge_mm` from those at which the image begins and ends; bool."""
+    return np.minimum(rows - edge_rows[0], edge_rows[1] - rows) >= edge_mm
+
+
 def _counted(s_mm, seen, centreline, segments, edge_rows, edge_mm):
     if not edge_mm:
         return np.ones_like(seen)
-    rows = centreline.at(s_mm)[0][:, 0]
-    counted = np.minimum(rows - edge_rows[0], edge_rows[1] - rows) >= edge_mm
+    counted = off_the_edges(centreline.at(s_mm)[0][:, 0], edge_rows, edge_mm)
     for segment in segments:
         counted |= (s_mm >= segment.start_mm) & (s_mm < segment.stop_mm)
     return counted if (counted & seen).any() else np.ones_like(seen)

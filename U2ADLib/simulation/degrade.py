@@ -104,7 +104,8 @@ class Noise:
 @dataclass(frozen=True)
 class EdgeNoise:
     """Noise that grows towards one end of the cord, as where the coils hardly reach: an image whose brightness was
-    evened out is noisier there. sigma: at that end; it falls by a factor e every `length` rows."""
+    evened out is noisier there. sigma, grain_px: as in `Noise`, at that end; sigma falls by a factor e every `length`
+    rows."""
 
     sigma: float
     length: float
@@ -138,6 +139,7 @@ class Swell:
         return cls(rng.uniform(0.02, 0.08), rng.uniform(4, 12), int(rng.integers(2**32)))
 
     def apply(self, image, cord):
+        # Twice as long as the image, so that its standard deviation is not that of a few waves alone.
         wave = gaussian_filter1d(np.random.default_rng(self.seed).standard_normal(2 * len(image)), self.rows)
         wave = 1 + self.share * np.clip(wave / wave.std(), -2, 2)[: len(image), None]
         inside = gaussian_filter(cord.astype(float), 0.5)  # what lies half in the fluid changes by half

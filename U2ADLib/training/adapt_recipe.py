@@ -23,6 +23,7 @@ from ..roi.doubt import refuse_other_contrast
 from ..roi.locate import FOUND
 from ..roi.region import analysed_slices, without_sides
 from ..roi.source import prepare
+from ..volume import reorient
 from .adapt import QUALITY, AdaptConfig, adapt
 from .adapt_discriminator import ADAPT_DISCRIMINATOR, PHANTOMS, adapt_discriminators
 from .data import SliceSet, concatenate
@@ -159,7 +160,7 @@ def _scans(cases, source: Model, region_model, device, progress: Progress, say) 
         verify_model(find_model(region_model, "region"))
         finder = load_region_model(region_model)
     parts, used, left_out = [], [], []
-    seen: dict[str, Path] = {}  # the image that first showed these slices, by their checksum
+    seen: dict[str, Path] = {}  # images that were used, by the checksum of their voxels
     for number, case in enumerate(cases):
 
         def tick(*_, number=number):
@@ -196,6 +197,10 @@ def _slices_of(case: Case, source: Model, finder, seen, device, tick, say) -> tu
     if case.cord is None and finder is None:
         raise InputError(f"No cord mask was found: expected is {case.id}_seg.nii.gz beside the image.")
     volume = read_volume(case.image)
+    # Of the voxels in one order: a copy may be turned, or another kind of file.
+    checksum = sha256(reorient(volume, "RIA")[0].array.astype(np.float32).tobytes()).hexdigest()
+    if checksum in seen:
+        raise InputError(f"It is a copy of {seen[checksum].name}, and every image counts once.")
     prepared = prepare(
         volume,
         cord=case.cord and read_volume(case.cord),
@@ -210,9 +215,7 @@ def _slices_of(case: Case, source: Model, finder, seen, device, tick, say) -> tu
     chosen = list(analysed_slices(without_sides(cords, stack.grid.slice_spacing_mm) if was_found else cords, "all"))
     images, cords = stack.images[chosen], cords[chosen]
     doubts = [*prepared.record["doubts"], *refuse_other_contrast(volume.name, images, cords, source.purpose)]
-    first = seen.setdefault(sha256(stack.images.tobytes()).hexdigest(), case.image)
-    if first != case.image:
-        raise InputError(f"It is a copy of {first.name}, and every image counts once.")
+    seen[checksum] = case.image
     count = len(chosen)
     part = SliceSet(images.astype(np.float16), cords, np.array([case.person] * count), np.zeros(count, bool))
     return part, "found" if was_found else "given", doubts

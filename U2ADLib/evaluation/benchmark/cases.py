@@ -24,6 +24,7 @@ import numpy as np
 from scipy.ndimage import binary_erosion
 
 from ...config import SEGMENT_NAMES
+from ...curve import off_the_edges
 from ...dataset import find_cases
 from ...errors import InputError
 from ...io import read_volume
@@ -211,8 +212,7 @@ def counted_rows(rows: np.ndarray, edge_rows: tuple[float, float], segments: np.
 
     :param rows: their numbers, 1 mm apart. :param edge_rows: where the image begins and ends. :param segments: of each.
     """
-    away = np.minimum(rows - edge_rows[0], edge_rows[1] - rows)
-    return (away >= DEFAULT_SCORE.edge_mm) | (segments > 0)
+    return off_the_edges(rows, edge_rows, DEFAULT_SCORE.edge_mm) | (segments > 0)
 
 
 def phantom_slices(index: int) -> list[HealthySlice]:
